@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * How a failure travels. Functions return 0, or -errno that every caller passes up unchanged, or a
+ * value above 0 that is a named outcome of that one function. A function that faces a person also
+ * takes a `struct error *` and puts one sentence there: what was being done, to what, why it
+ * failed, and what to do about it where we know. The sentence is made once, where the cause is
+ * known.
+ */
+#pragma once
+
+#include "base/macros.h"
+
+struct error {
+	int code;       /* -errno, 0 when nothing failed */
+	char text[500]; /* no newline, no full stop */
+};
+
+#define ERROR_NULL ((struct error){0})
+
+/*
+ * Writes the sentence and returns `code` (negative), so that a failing line reads
+ * `return error_set(err, -ENOENT, "cannot open disk \"%s\": %s", path, strerror(ENOENT));`
+ * `err` may be NULL: then only the code is passed on.
+ */
+int error_set(struct error *err, int code, const char *format, ...) __printf(3, 4);
+
+/* Puts words before a sentence that is already there, as in `vm "a": cannot open disk …`. Returns
+ * err->code. */
+int error_prefix(struct error *err, const char *format, ...) __printf(2, 3);

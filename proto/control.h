@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The control socket of a VMM: a UNIX stream socket, JSON objects one a line.
+ *
+ *   → {"id": 1, "method": "status"}                      optional "params": {…}
+ *   ← {"id": 1, "result": {…}}      or      {"id": 1, "error": {"code": "EBUSY", "text": "…"}}
+ *   ← {"event": "paused", "at_ms": 1234, …}              to a client that asked with "events"
+ *
+ * A line is at most CONTROL_LINE_MAX bytes. Requests of one connection are answered in order. A
+ * client may send a descriptor (SCM_RIGHTS) with the line that needs it ("console"). "describe"
+ * answers with this list: every method, its parameters' and its result's tables.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "base/table.h"
+
+#define CONTROL_LINE_MAX    65536
+#define CONTROL_CLIENTS_MAX 16
+
+struct control_method {
+	const char *name;
+	const char *help;
+	const struct table *params; /* NULL: none */
+	const struct table *result; /* NULL: an object that is described in words only */
+	bool takes_fd;
+};
+
+enum control_method_id {
+	CONTROL_DESCRIBE,
+	CONTROL_STATUS,
+	CONTROL_PAUSE,
+	CONTROL_RESUME,
+	CONTROL_POWER_BUTTON,
+	CONTROL_RESET,
+	CONTROL_QUIT,
+	CONTROL_COUNTERS,
+	CONTROL_CONSOLE,      /* the descriptor sent along becomes the console's peer */
+	CONTROL_RESIZE,       /* the console's columns and rows */
+	CONTROL_EVENTS,       /* this connection is told what happens from now on */
+	CONTROL_DEVICE_CYCLE, /* for tests: save a device, tear it down, load it again */
+	CONTROL_SANDBOX,      /* what is in force */
+	CONTROL_METHODS,
+};
+
+extern const struct control_method control_methods[CONTROL_METHODS];
+
+/* Life of a VM as "status" names it. */
+enum vm_state { VM_STARTING, VM_RUNNING, VM_PAUSING, VM_PAUSED, VM_RESETTING, VM_ENDED, VM_STATES };
+extern const char *const vm_state_names[];
+
+struct control_status {
+	char *name;
+	uint32_t state; /* enum vm_state */
+	uint32_t cpus;
+	uint64_t memory; /* bytes */
+	uint64_t pid;
+	uint64_t up_ms;
+	uint32_t resets;
+	char *machine;
+	char *version;
+};
+extern const struct table control_status_table;
+
+struct control_resize {
+	uint32_t columns, rows;
+};
+extern const struct table control_resize_table;
+
+struct control_device_cycle {
+	char *device; /* "disk0", "console", "rng" … */
+};
+extern const struct table control_device_cycle_table;
+
+/*
+ * "counters" answers {"exits": {"io": n, "mmio": n, "halt": n, …}, "devices": {"disk0":
+ * {"requests": n, …}, …}, "memory": {"ksm-shared": bytes, "ksm-sharing": bytes, "ksm-profit":
+ * bytes, "private": bytes, "guest": bytes}, "loops": {"main": {"turns": n, "enters": n,
+ * "operations": n}, …}}.
+ */
