@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One PCI bus, its functions, their configuration space, BARs and MSI-X. Configuration accesses
+ * come in through ports CF8/CFC and through ECAM; memory accesses to the BAR window are handed to
+ * the function whose BAR holds the address. BARs are assigned before the first instruction, so a
+ * guest without firmware finds them in place, and may be moved by a guest that wants to.
+ */
+#pragma once
+
+#include <stdatomic.h>
+
+#include "devices/bus.h"
+#include "devices/device.h"
+
+#define PCI_SLOTS        32
+#define PCI_CONFIG_SIZE  256
+#define PCI_BARS         6
+#define PCI_MSIX_MAX     80 /* vectors a function */
+#define PCI_CONFIG_WORDS (PCI_CONFIG_SIZE / 4)
+
+/* Vectors live in the kernel's interrupt routing; this is the guest-visible table. Migrates. */
+struct msix_vector {
+	uint64_t address;
+	uint32_t data;
+	uint32_t control; /* bit 0: masked */
+};
+
+struct msix {
+	uint32_t n_vectors;
+	struct msix_vector vectors[PCI_MSIX_MAX];
+	struct {
+		uint32_t id; /* of the irq host */
+		int fd;      /* borrowed eventfd: a signal is one interrupt */
+	} routes[PCI_MSIX_MAX];
+};
+
+struct pci_function;
+struct pci_root;
+
+struct pci_function_ops {
+	/* Access to a BAR; as device_ops.read and write, `region` is the BAR. */
+	void (*read)(struct pci_function *function, uint32_t bar, uint64_t offset, void *data,
+		     uint32_t len);
+	void (*write)(struct pci_function *function, uint32_t bar, uint64_t offset,
+		      const void *data, uint32_t len);
+	/* The BAR answers at a new address, 0: nowhere. Lock held. May be NULL. */
+	void (*moved)(struct pci_function *function, uint32_t bar, gpa_t from, gpa_t to);
+	/*
+	 * Configuration space beyond the generic: return true if it was taken care of. For windows
+	 * such as virtio's PCI_CFG capability. May be NULL. Lock held.
+	 */
+	bool (*config_access)(struct pci_function *function, uint32_t offset, void *data,
+			      uint32_t len, bool write);
+};
+
+struct pci_bar {
+	uint64_t size; /* a power of two >= 4096, 0: none. 32-bit memory, not prefetchable */
+	uint64_t home; /* address assigned at power-on */
+	_Atomic uint64_t address; /* where it answers now, 0: nowhere */
+};
+
+struct pci_function {
+	struct device device; /* first */
+	const struct pci_function_ops *ops;
+	struct pci_root *root; /* weak */
+	uint32_t slot;
+	uint8_t config[PCI_CONFIG_SIZE]; /* little-endian, as the guest reads it; migrates; lock */
+	uint8_t writable[PCI_CONFIG_SIZE]; /* bits the guest may change */
+	uint8_t initial[PCI_CONFIG_SIZE];  /* at power-on */
+	uint32_t config_used;              /* bytes of capabilities so far */
+	struct pci_bar bars[PCI_BARS];
+	struct msix msix;
+	uint32_t msix_offset; /* of the capability, 0: none */
+};
+
+struct pci_ids {
+	uint16_t vendor, device, subsystem_vendor, subsystem;
+	uint32_t class_code; /* 24 bits */
+	uint8_t revision;
+};
+
+/* The root: a device of its own, on the bus for CF8/CFC, ECAM and the BAR window. */
+struct pci_root {
+	struct device device;
+	uint32_t address;                          /* CF8; migrates; lock */
+	struct pci_function *functions[PCI_SLOTS]; /* weak; fixed before vCPUs run */
+	struct irq_host *irqs;                     /* borrowed */
+	struct kick_host *kicks;                   /* borrowed */
+	gpa_t window, window_size, next_bar;
+	struct pci_function bridge; /* slot 0: 8086:0d57 */
+};
+
+struct pci_layout {
+	gpa_t ecam;   /* 1 MiB: bus 0 */
+	gpa_t window; /* 32-bit memory for BARs */
+	uint64_t window_size;
+};
+
+int pci_root_init(struct pci_root *root, const struct pci_layout *layout, struct bus *io,
+		  struct bus *mmio, struct irq_host *irqs, struct kick_host *kicks,
+		  struct error *err) __must_check;
+
+/* A function with its identity, on no bus yet. device_init is done by the caller with its own ops.
+ */
+void pci_function_init(struct pci_function *function, const struct pci_function_ops *ops,
+		       const struct pci_ids *ids);
+/* Reserves a capability of `size` bytes (with its two-byte header) and returns its offset. */
+uint32_t pci_add_capability(struct pci_function *function, uint8_t id, uint8_t size);
+void pci_config_put16(struct pci_function *function, uint32_t offset, uint16_t value);
+void pci_config_put32(struct pci_function *function, uint32_t offset, uint32_t value);
+void pci_add_bar(struct pci_function *function, uint32_t bar, uint64_t size);
+/* Plugs it in: BARs get their homes. -EBUSY: slot taken; -ENOSPC: window full. */
+int pci_plug(struct pci_root *root, struct pci_function *function, uint32_t slot,
+	     struct error *err) __must_check;
+
+/* What a function's device_ops call for their generic part. */
+void pci_function_reset(struct pci_function *function);
+uint32_t pci_function_states(struct pci_function *function, struct device_state *states);
+int pci_function_loaded(struct pci_function *function, struct error *err);
+
+/* MSI-X: `n` vectors, the table at `table` and pending bits at `pending` in BAR `bar`. */
+int msix_init(struct pci_function *function, uint32_t n, uint32_t bar, uint32_t table,
+	      uint32_t pending, struct error *err) __must_check;
+void msix_deinit(struct pci_function *function);
+void msix_table_read(struct pci_function *function, uint64_t offset, void *data, uint32_t len);
+void msix_table_write(struct pci_function *function, uint64_t offset, const void *data,
+		      uint32_t len);
+void msix_pending_read(struct pci_function *function, uint64_t offset, void *data, uint32_t len);
+/* The eventfd of a vector, -1 if the number is none. */
+int msix_fd(const struct pci_function *function, uint32_t vector);
+/* Table, enable or function mask changed: bring the routes in line. */
+void msix_update(struct pci_function *function);

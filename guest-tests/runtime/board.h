@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a guest test knows of Corral's board without asking ACPI. Everything that ACPI tells is read
+ * from ACPI; this is the rest, and the one place to change when the board does.
+ */
+#pragma once
+
+#define BOARD_SERIAL_PORT 0x3f8
+#define BOARD_SERIAL_GSI  4
+
+#define BOARD_I8042_PORT  0x64
+#define BOARD_I8042_RESET 0xfe
+
+/* \_S5 would need an AML interpreter: 5 is what hardware-reduced boards name, 0 what QEMU's q35
+ * does. */
+#define BOARD_S5_SLP_TYP     5
+#define BOARD_S5_SLP_TYP_PM1 0
+
+/* Generic event device: an edge on the GSI; reading the port returns what happened and clears it.
+ */
+#define BOARD_GED_HID          "ACPI0013"
+#define BOARD_GED_GSI          9
+#define BOARD_GED_PORT         0x610
+#define BOARD_GED_POWER_BUTTON 0x01

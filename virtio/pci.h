@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * virtio over PCI (virtio 1.2, 4.1): one BAR with the common, ISR, device, notify and MSI-X parts.
+ * Register accesses come in from vCPUs; calls of virtio/device.h go out. Kicks do not come this
+ * way: each queue's notify address is an ioeventfd.
+ */
+#pragma once
+
+#include "devices/pci.h"
+#include "virtio/device.h"
+
+struct virtio_pci {
+	struct pci_function function;
+	struct virtio_device *virtio; /* weak */
+
+	/* Migrates. Selectors and halves of registers the driver is in the middle of. Lock. */
+	struct virtio_pci_state {
+		uint32_t device_feature_select;
+		uint32_t driver_feature_select;
+		uint64_t driver_features;
+		uint16_t queue_select;
+		uint16_t config_vector;
+		uint8_t status;
+		uint8_t config_generation;
+		uint8_t isr;
+		uint32_t window_bar, window_offset, window_length; /* VIRTIO_PCI_CAP_PCI_CFG */
+		uint32_t n_queues;
+		struct virtqueue_state
+			queues[VIRTIO_QUEUES_MAX]; /* filled for a save, taken over by a load */
+	} state;
+};
+
+/*
+ * Puts a device behind PCI slot `slot`. `virtio` has its ops, offered features and config_size set;
+ * this calls virtio_init. `name` is the device's name in the machine.
+ */
+int virtio_pci_init(struct virtio_pci *pci, struct pci_root *root, uint32_t slot, const char *name,
+		    struct virtio_device *virtio, const struct virtio_ops *ops,
+		    struct guest_memory *memory, uint32_t n_queues, uint16_t queue_size,
+		    struct loop *const *loops, uint32_t n_loops, struct error *err) __must_check;
