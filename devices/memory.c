@@ -262,3 +262,17 @@ void memory_track_take(struct guest_memory *memory, uint32_t region, uint64_t *b
 			bits[i] |= atomic_exchange(&dirty[i], 0);
 	}
 }
+
+void memory_mark_host(struct guest_memory *memory, const void *host, uint64_t len)
+{
+	for (uint32_t i = 0; i < memory->n_regions; i++) {
+		const struct memory_region *region = &memory->regions[i];
+		uint64_t at = (uintptr_t)host - (uintptr_t)region->host;
+
+		if (at >= region->size)
+			continue;
+		if (atomic_load_explicit(&region->dirty, memory_order_acquire))
+			memory_mark(memory, region->start + at, len);
+		return;
+	}
+}

@@ -88,3 +88,6 @@ void memory_track_stop(struct guest_memory *memory);
  * / 64. */
 void memory_track_take(struct guest_memory *memory, uint32_t region, uint64_t *bits,
 		       uint64_t n_words);
+
+/* The same by host address, for iovecs of a chain. */
+void memory_mark_host(struct guest_memory *memory, const void *host, uint64_t len);

@@ -12,11 +12,10 @@
 #include "devices/bus.h"
 #include "devices/device.h"
 
-#define PCI_SLOTS        32
-#define PCI_CONFIG_SIZE  256
-#define PCI_BARS         6
-#define PCI_MSIX_MAX     80 /* vectors a function */
-#define PCI_CONFIG_WORDS (PCI_CONFIG_SIZE / 4)
+#define PCI_SLOTS       32
+#define PCI_CONFIG_SIZE 256
+#define PCI_BARS        6
+#define PCI_MSIX_MAX    80 /* vectors a function */
 
 /* Vectors live in the kernel's interrupt routing; this is the guest-visible table. Migrates. */
 struct msix_vector {
@@ -25,13 +24,23 @@ struct msix_vector {
 	uint32_t control; /* bit 0: masked */
 };
 
-struct msix {
+struct msix_table {
 	uint32_t n_vectors;
 	struct msix_vector vectors[PCI_MSIX_MAX];
+};
+
+struct msix {
+	struct msix_table table; /* lock */
+	uint32_t n_routes;
 	struct {
 		uint32_t id; /* of the irq host */
 		int fd;      /* borrowed eventfd: a signal is one interrupt */
 	} routes[PCI_MSIX_MAX];
+};
+
+/* Configuration space, little-endian, as the guest reads it. Migrates. */
+struct pci_config {
+	uint8_t bytes[PCI_CONFIG_SIZE];
 };
 
 struct pci_function;
@@ -64,7 +73,7 @@ struct pci_function {
 	const struct pci_function_ops *ops;
 	struct pci_root *root; /* weak */
 	uint32_t slot;
-	uint8_t config[PCI_CONFIG_SIZE]; /* little-endian, as the guest reads it; migrates; lock */
+	struct pci_config config;          /* lock */
 	uint8_t writable[PCI_CONFIG_SIZE]; /* bits the guest may change */
 	uint8_t initial[PCI_CONFIG_SIZE];  /* at power-on */
 	uint32_t config_used;              /* bytes of capabilities so far */
@@ -79,10 +88,15 @@ struct pci_ids {
 	uint8_t revision;
 };
 
+/* Migrates. */
+struct pci_latch {
+	uint32_t address;
+};
+
 /* The root: a device of its own, on the bus for CF8/CFC, ECAM and the BAR window. */
 struct pci_root {
 	struct device device;
-	uint32_t address;                          /* CF8; migrates; lock */
+	struct pci_latch latch;                    /* CF8; lock */
 	struct pci_function *functions[PCI_SLOTS]; /* weak; fixed before vCPUs run */
 	struct irq_host *irqs;                     /* borrowed */
 	struct kick_host *kicks;                   /* borrowed */
@@ -100,10 +114,10 @@ int pci_root_init(struct pci_root *root, const struct pci_layout *layout, struct
 		  struct bus *mmio, struct irq_host *irqs, struct kick_host *kicks,
 		  struct error *err) __must_check;
 
-/* A function with its identity, on no bus yet. device_init is done by the caller with its own ops.
- */
-void pci_function_init(struct pci_function *function, const struct pci_function_ops *ops,
-		       const struct pci_ids *ids);
+/* A function with its identity, not plugged in yet. device_init is done by the caller with its own
+ * ops. */
+void pci_function_init(struct pci_function *function, struct pci_root *root,
+		       const struct pci_function_ops *ops, const struct pci_ids *ids);
 /* Reserves a capability of `size` bytes (with its two-byte header) and returns its offset. */
 uint32_t pci_add_capability(struct pci_function *function, uint8_t id, uint8_t size);
 void pci_config_put16(struct pci_function *function, uint32_t offset, uint16_t value);

@@ -12,6 +12,7 @@
 struct virtio_pci {
 	struct pci_function function;
 	struct virtio_device *virtio; /* weak */
+	uint32_t window_offset;       /* of the PCI_CFG capability */
 
 	/* Migrates. Selectors and halves of registers the driver is in the middle of. Lock. */
 	struct virtio_pci_state {
@@ -22,8 +23,6 @@ struct virtio_pci {
 		uint16_t config_vector;
 		uint8_t status;
 		uint8_t config_generation;
-		uint8_t isr;
-		uint32_t window_bar, window_offset, window_length; /* VIRTIO_PCI_CAP_PCI_CFG */
 		uint32_t n_queues;
 		struct virtqueue_state
 			queues[VIRTIO_QUEUES_MAX]; /* filled for a save, taken over by a load */

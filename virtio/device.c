@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The life of a virtio device: queues start on their loops, run, stop, rest. Starts and stops come
+ * from vCPU threads or the main thread under the device's lock; everything about a running queue
+ * happens on its loop.
+ */
+#include "virtio/device.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+
+enum queue_message { QUEUE_START, QUEUE_STOP };
+
+static void raise_config(struct virtio_device *virtio)
+{
+	int fd = atomic_load(&virtio->config_fd);
+	uint64_t one = 1;
+
+	/* A full counter means that the interrupt is pending anyway. */
+	if (fd >= 0 && write(fd, &one, sizeof(one)) < 0)
+		return;
+}
+
+void virtio_config_changed(struct virtio_device *virtio)
+{
+	atomic_fetch_add(&virtio->config_generation, 1);
+	raise_config(virtio);
+}
+
+void virtio_broken(struct virtio_device *virtio, const char *why)
+{
+	uint8_t status = atomic_fetch_or(&virtio->status, VIRTIO_STATUS_NEEDS_RESET);
+
+	if (status & VIRTIO_STATUS_NEEDS_RESET)
+		return;
+	log_limited(&virtio->complaints, LOG_LEVEL_WARNING,
+		    "%s: the guest %s; the device needs a reset", virtio->device->name, why);
+	if (status & VIRTIO_STATUS_DRIVER_OK)
+		raise_config(virtio);
+}
+
+/* All queues rest: finish what waited for it. The lock is held. */
+static void device_rests(struct virtio_device *virtio)
+{
+	struct device_waiter *waiter = take_ptr(virtio->waiter);
+
+	if (virtio->resetting) {
+		virtio->resetting = false;
+		virtio_reset_now(virtio);
+	}
+	if (waiter)
+		waiter->done(waiter, virtio->device);
+}
+
+/* One of those that `resting` counts has come to rest. */
+static void one_rests(struct virtio_device *virtio, bool locked)
+{
+	if (atomic_fetch_sub(&virtio->resting, 1) != 1)
+		return;
+	if (!locked)
+		pthread_mutex_lock(&virtio->device->lock);
+	device_rests(virtio);
+	if (!locked)
+		pthread_mutex_unlock(&virtio->device->lock);
+}
+
+void virtio_queue_settle(struct virtio_queue *queue)
+{
+	if (queue->run != VIRTIO_QUEUE_STOPPING || queue->ring.in_flight > 0)
+		return;
+	virtqueue_publish(&queue->ring);
+	virtqueue_unmap(&queue->ring);
+	queue->run = VIRTIO_QUEUE_RESTS;
+	one_rests(queue->device, false);
+}
+
+static void queue_start(struct virtio_queue *queue)
+{
+	struct virtio_device *virtio = queue->device;
+
+	assert(queue->run == VIRTIO_QUEUE_RESTS);
+	queue->run = VIRTIO_QUEUE_RUNS;
+	queue->ring.event_index = virtio_has(virtio, VIRTIO_F_EVENT_IDX);
+	if (virtqueue_map(&queue->ring) < 0) {
+		virtio_broken(virtio, "set up a queue outside its memory");
+		return;
+	}
+	virtio->ops->run(virtio, queue);
+}
+
+static void queue_stop(struct virtio_queue *queue)
+{
+	if (queue->device->ops->stop)
+		queue->device->ops->stop(queue->device, queue);
+	queue->run = VIRTIO_QUEUE_STOPPING;
+	virtio_queue_settle(queue);
+}
+
+static void queue_event(struct loop_source *source, const struct loop_event *event)
+{
+	struct virtio_queue *queue = container_of(source, struct virtio_queue, source);
+
+	if (event->kind == LOOP_POST && event->arg == QUEUE_START)
+		queue_start(queue);
+	else if (event->kind == LOOP_POST && event->arg == QUEUE_STOP)
+		queue_stop(queue);
+	else if (event->kind == LOOP_READY && queue->run == VIRTIO_QUEUE_RUNS) {
+		queue->ring.n_kicks++;
+		queue->device->ops->run(queue->device, queue);
+	}
+}
+
+static void queue_power_on(struct virtio_queue *queue)
+{
+	queue->ring.state = (struct virtqueue_state){.size = queue->ring.size_max,
+						     .vector = VIRTQUEUE_NO_VECTOR};
+	queue->ring.broken = false;
+	queue->ring.in_flight = 0;
+	atomic_store(&queue->ring.call_fd, -1);
+}
+
+static int queue_init(struct virtio_queue *queue, struct virtio_device *virtio, uint16_t index,
+		      uint16_t size, struct loop *loop)
+{
+	int r;
+
+	*queue = (struct virtio_queue){.device = virtio, .loop = loop, .kick_fd = -1};
+	queue->ring.memory = virtio->memory;
+	queue->ring.index = index;
+	queue->ring.size_max = size;
+	queue_power_on(queue);
+	queue->source.on_event = queue_event;
+	queue->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (queue->kick_fd < 0)
+		return -errno;
+	r = loop_add(loop, &queue->source);
+	if (r < 0)
+		return r;
+	return loop_watch_eventfd(&queue->source, queue->kick_fd);
+}
+
+int virtio_init(struct virtio_device *virtio, const struct virtio_ops *ops, struct device *device,
+		struct guest_memory *memory, uint32_t n_queues, uint16_t queue_size,
+		struct loop *const *loops, uint32_t n_loops, struct error *err)
+{
+	assert(n_queues <= VIRTIO_QUEUES_MAX && queue_size <= VIRTQUEUE_SIZE_MAX && n_loops > 0);
+	virtio->ops = ops;
+	virtio->device = device;
+	virtio->memory = memory;
+	virtio->offered |= VIRTIO_F_VERSION_1 | VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC;
+	atomic_store(&virtio->config_fd, -1);
+	virtio->queues = calloc(n_queues, sizeof(*virtio->queues));
+	if (!virtio->queues)
+		return error_set(err, -ENOMEM, "cannot make the queues of %s: out of memory",
+				 device->name);
+	for (uint32_t i = 0; i < n_queues; i++) {
+		int r = queue_init(&virtio->queues[i], virtio, i, queue_size, loops[i % n_loops]);
+
+		virtio->n_queues = i + 1;
+		if (r < 0)
+			return error_set(err, r, "cannot make queue %u of %s: %s", i, device->name,
+					 strerror(-r));
+	}
+	return 0;
+}
+
+void virtio_deinit(struct virtio_device *virtio)
+{
+	for (uint32_t i = 0; i < virtio->n_queues; i++) {
+		struct virtio_queue *queue = &virtio->queues[i];
+
+		if (queue->source.loop)
+			loop_remove(&queue->source);
+		queue->kick_fd = fd_close(queue->kick_fd);
+	}
+	virtio->n_queues = 0;
+	free(take_ptr(virtio->queues));
+}
+
+/* Posts a start to every queue the driver enabled. The lock is held. */
+static void queues_start(struct virtio_device *virtio)
+{
+	for (uint32_t i = 0; i < virtio->n_queues; i++) {
+		struct virtio_queue *queue = &virtio->queues[i];
+
+		if (!queue->ring.state.enabled || queue->started)
+			continue;
+		queue->started = true;
+		loop_post(&queue->source, QUEUE_START);
+	}
+}
+
+/*
+ * Posts a stop to every queue that was started. `resting` holds one more than there are such
+ * queues, so that the last cannot come to rest before all are counted.
+ */
+static void queues_stop(struct virtio_device *virtio)
+{
+	uint32_t before = atomic_fetch_add(&virtio->resting, 1);
+
+	if (before > 0) { /* they are on their way already */
+		one_rests(virtio, true);
+		return;
+	}
+	for (uint32_t i = 0; i < virtio->n_queues; i++) {
+		struct virtio_queue *queue = &virtio->queues[i];
+
+		if (!queue->started)
+			continue;
+		queue->started = false;
+		atomic_fetch_add(&virtio->resting, 1);
+		loop_post(&queue->source, QUEUE_STOP);
+	}
+	one_rests(virtio, true);
+}
+
+void virtio_start(struct virtio_device *virtio)
+{
+	if (virtio->ops->activate)
+		virtio->ops->activate(virtio);
+	queues_start(virtio);
+}
+
+void virtio_reset(struct virtio_device *virtio)
+{
+	virtio->resetting = true;
+	queues_stop(virtio);
+}
+
+void virtio_pause(struct virtio_device *virtio, struct device_waiter *waiter)
+{
+	pthread_mutex_lock(&virtio->device->lock);
+	virtio->waiter = waiter;
+	queues_stop(virtio);
+	pthread_mutex_unlock(&virtio->device->lock);
+}
+
+void virtio_resume(struct virtio_device *virtio)
+{
+	uint8_t status = atomic_load(&virtio->status);
+
+	pthread_mutex_lock(&virtio->device->lock);
+	if (status & VIRTIO_STATUS_DRIVER_OK)
+		queues_start(virtio);
+	pthread_mutex_unlock(&virtio->device->lock);
+}
+
+void virtio_reset_now(struct virtio_device *virtio)
+{
+	for (uint32_t i = 0; i < virtio->n_queues; i++) {
+		uint64_t count;
+
+		queue_power_on(&virtio->queues[i]);
+		/* A kick that came after the stop belongs to the life that ended. */
+		if (read(virtio->queues[i].kick_fd, &count, sizeof(count)) < 0)
+			continue;
+	}
+	virtio->accepted = 0;
+	atomic_store(&virtio->config_fd, -1);
+	if (virtio->ops->reset)
+		virtio->ops->reset(virtio);
+	atomic_store(&virtio->status, 0); /* last: the driver polls it */
+}
