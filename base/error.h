@@ -8,6 +8,9 @@
  */
 #pragma once
 
+#include <stdbool.h>
+#include <stddef.h>
+
 #include "base/macros.h"
 
 struct error {
@@ -25,5 +28,11 @@ struct error {
 int error_set(struct error *err, int code, const char *format, ...) __printf(3, 4);
 
 /* Puts words before a sentence that is already there, as in `vm "a": cannot open disk …`. Returns
- * err->code. */
+ * err->code; `err` is not NULL and holds a failure. */
 int error_prefix(struct error *err, const char *format, ...) __printf(2, 3);
+
+/* In place: what a terminal would obey, and what is not UTF-8, becomes '?'; a letter cut off by the
+ * end of the text goes. For sentences and lines that quote others. */
+void text_make_printable(char *text);
+
+bool text_is_utf8(const char *text, size_t size) __must_check;

@@ -9,6 +9,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
 
@@ -35,6 +36,13 @@ struct io_op {
 struct io;
 
 /*
+ * For the engines. A negative offset would mean "where the file stands" to the kernel.
+ * The range of a DISCARD or ZERO that the file or device cannot do so ends in -EOPNOTSUPP.
+ */
+bool io_op_is_valid(const struct io_op *op);
+int io_fallocate_mode(enum io_kind kind);
+
+/*
  * One file on one loop. `file` numbers are given by io_file_add, which registers the descriptor
  * (borrowed, kept open by the caller until io_file_remove).
  */
@@ -42,8 +50,11 @@ struct io_ops {
 	const char *name;
 	int (*file_add)(struct io *io, int fd, uint32_t *ret_file);
 	void (*file_remove)(struct io *io, uint32_t file);
-	/* Queues one operation; it goes to the kernel with the loop's next turn. -EBUSY: too many
-	 * under way, try after a completion. */
+	/*
+	 * Queues one operation; it goes to the kernel with the loop's next turn. -EBUSY: too many
+	 * under way; the source gets a LOOP_BATCH call once an operation, its own or another's, has
+	 * ended. What the kernel answers (a short read, -EOPNOTSUPP) comes up unchanged.
+	 */
 	int (*submit)(struct io *io, uint32_t file, const struct io_op *op,
 		      struct loop_source *source, uint32_t arg);
 	struct io *(*free)(struct io *io);
@@ -53,7 +64,9 @@ struct io {
 	const struct io_ops *ops;
 };
 
-/* The engine that fits the loop: its ring, or threads. Freed before the loop. */
+/* The engine that fits the loop: its ring, or IO_THREADS threads. Freed before the loop; freeing
+ * the threads waits for what is under way. The threads start with the loop's `thread_start`. */
+#define IO_THREADS 4
 int io_new(struct io **ret_io, struct loop *loop) __must_check;
 int io_threads_new(struct io **ret_io, struct loop *loop, uint32_t n_threads) __must_check;
 

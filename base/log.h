@@ -8,14 +8,15 @@
 #pragma once
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/macros.h"
 
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
-/* `prefix` (borrowed for the life of the process) opens each line, as in `corral-vmm[web1]: `.
- * Before threads start. */
+/* `prefix` (borrowed for the life of the process; without the colon) opens each line, as in
+ * `corral-vmm[web1]: warning: …`. Before threads start. */
 void log_init(const char *prefix, enum log_level most);
 
 void log_line(enum log_level level, const char *format, ...) __printf(2, 3);
@@ -34,3 +35,7 @@ struct log_limit {
 
 void log_limited(struct log_limit *limit, enum log_level level, const char *format, ...)
 	__printf(3, 4);
+
+/* The decision behind log_limited: may a line pass at `now` (CLOCK_MONOTONIC ns), and how many were
+ * held back before it. */
+bool log_limit_pass(struct log_limit *limit, uint64_t now, uint32_t *ret_missed);

@@ -7,9 +7,10 @@
  * JSON in is strict: an unknown key, a wrong type, a value out of range or a missing required key
  * is one sentence with the path of the key: `disks[1].queues: 0 is too small, at least 1`. In the
  * binary form a struct is its fields in table order: fixed-width little-endian numbers, an array
- * preceded by its u32 count, text by its u32 length. Fields are only ever appended, and each says
- * in which version of the table it came (`since`); a decoder given an older version leaves the
- * newer fields at their initial values.
+ * preceded by its u32 count, text by its u32 length (UINT32_MAX: absent). Fields are only ever
+ * appended, and each says in which version of the table it came (`since`); a decoder given an older
+ * version leaves the newer fields at their initial values. The stream's version is that of its
+ * outermost table: `since` inside nested tables counts in it too.
  */
 #pragma once
 
@@ -128,5 +129,9 @@ int table_decode(const struct table *table, uint16_t version, void *object,
 int table_set_text(const struct table *table, void *object, const char *key, const char *value,
 		   struct error *err) __must_check;
 
-/* Parses "64M" and friends. -EINVAL, -ERANGE. */
+/* Parses "64M" and friends: digits, then nothing or one of K M G T P E. -EINVAL, -ERANGE. */
 int size_parse(const char *text, uint64_t *ret_size) __must_check;
+
+/* The shortest exact form that size_parse reads: "512M". */
+#define SIZE_TEXT_MAX 24
+void size_print(uint64_t size, char text[SIZE_TEXT_MAX]);

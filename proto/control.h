@@ -79,3 +79,7 @@ extern const struct table control_device_cycle_table;
  * bytes, "private": bytes, "guest": bytes}, "loops": {"main": {"turns": n, "enters": n,
  * "operations": n}, …}}.
  */
+
+/* What "describe" answers: {"methods": [{"name", "help", "takes-fd", "params", "result"}, …]}. NULL
+ * when out of memory. */
+json_t *control_describe(void) __must_check;

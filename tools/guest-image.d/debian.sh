@@ -9,7 +9,7 @@
 # The sourcing script sets: me (its name for messages), fail_status (its exit status for die).
 
 say() {
-	printf '%s: %s\n' "$me" "$*" >&2
+	printf '%s: %s\n' "${me:?}" "$*" >&2
 }
 
 die() {
@@ -94,6 +94,7 @@ deb_unpack() {
 	mkdir -p "$cache/debian"
 	work=$(mktemp -d "$cache/debian/.new.XXXXXX")
 	# The child changes directory: apt-get download knows no other way to say where to.
+	# shellcheck disable=SC2016 # that shell expands them
 	with_apt "fetch the Debian package $package" \
 		sh -c 'cd "$1" && exec apt-get download -qq -o APT::Sandbox::User=root "$2"' - "$work" "$package"
 	dpkg-deb -x "$work"/*.deb "$work/files" ||
@@ -116,6 +117,7 @@ static_busybox() {
 }
 
 # kernel_in ROOT FLAVOUR: sets kernel_* for the newest complete kernel under ROOT, or fails.
+# shellcheck disable=SC2034 # kernel_* are for the script that sources this one
 kernel_in() {
 	local root=$1 flavour=$2 image version
 	while read -r version; do
@@ -134,7 +136,6 @@ kernel_in() {
 
 # debian_kernel FLAVOUR: sets kernel_version, kernel_image and kernel_modules for Debian's kernel of that
 # flavour (amd64, cloud-amd64): the installed one, the cached one, or one fetched now.
-# shellcheck disable=SC2034 # kernel_* are for the script that sources this one
 debian_kernel() {
 	local flavour=$1 dir package
 	kernel_in "" "$flavour" && return

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The three virtio devices of the board as one kind of thing, for tests that do the same to each:
+ * start it, fill it with work, see that it works.
+ */
+#pragma once
+
+#include "guest-tests/runtime/guest.h"
+#include "guest-tests/runtime/virtio.h"
+
+struct test_device {
+	const char *name;
+	struct virtio_device *dev;
+	/* Fresh from reset up to DRIVER_OK. */
+	void (*start)(void);
+	/* Hands it requests and does not wait. */
+	void (*load)(void);
+	/* Waits for what load() left, where the device answers by itself. */
+	void (*settle)(void);
+	/* One piece of work done and checked; fails the test otherwise. */
+	void (*check)(void);
+	/* Memory the device may write to under load(). */
+	uint8_t *buffer;
+	size_t buffer_len;
+};
+
+#define N_TEST_DEVICES 3
+
+/* Finds disk, console and rng; the disk's sector 0 must hold the bytes 0, 1, 2 … */
+struct test_device *test_devices(void);

@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * In: the words after `corral run` and the file --config names. Out: a complete, checked
+ * `struct vm_description`. Values go in through the description's own tables, so flags and JSON
+ * mean the same and are refused with the same sentences.
+ */
+#include "mgmt/local/options.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "mgmt/local/flags.h"
+#include "mgmt/local/local.h"
+
+#define CONFIG_MAX (1 << 20)
+
+static int set_key(void *object, const struct flag *flag, const char *value, struct error *err)
+{
+	struct run_options *o = object;
+	int r = table_set_text(&vm_table, &o->vm, flag->key, value, err);
+
+	return r < 0 ? error_prefix(err, "%s: ", flag->name) : 0;
+}
+
+static const char *table_candidate(const void *list, size_t i)
+{
+	const struct table *table = list;
+
+	for (uint32_t f = 0; f < table->n_fields; f++) {
+		if (table->fields[f].flags & FIELD_INTERNAL)
+			continue;
+		if (!i--)
+			return table->fields[f].name;
+	}
+	return NULL;
+}
+
+static bool table_knows(const struct table *table, const char *key)
+{
+	const char *name;
+
+	for (size_t i = 0; (name = table_candidate(table, i)); i++)
+		if (!strcmp(name, key))
+			return true;
+	return false;
+}
+
+/* Cuts the next part off, up to a comma; two commas are one that belongs to the text. */
+static char *part_next(char **rest)
+{
+	char *start = *rest, *in = start, *out = start;
+
+	for (; *in; in++) {
+		if (*in == ',' && in[1] != ',')
+			break;
+		if (*in == ',')
+			in++;
+		*out++ = *in;
+	}
+	*rest = *in ? in + 1 : NULL;
+	*out = '\0';
+	return start;
+}
+
+static int part_set(const struct table *table, void *object, char *part, struct error *err)
+{
+	char *value = strchr(part, '=');
+	const char *near;
+
+	if (value)
+		*value++ = '\0';
+	if (table_knows(table, part))
+		return table_set_text(table, object, part, value, err);
+	near = nearest(part, table_candidate, table);
+	if (near)
+		return error_set(err, -EINVAL, "unknown word \"%s\", did you mean \"%s\"?", part,
+				 near);
+	return error_set(err, -EINVAL, "unknown word \"%s\", see `corral help run`", part);
+}
+
+/* "FIRST,key=value,key": FIRST is the value of `first_key`. */
+static int parts_set(const struct table *table, void *object, const char *flag_name,
+		     const char *first_key, const char *value, struct error *err)
+{
+	_cleanup_(freep) char *text = strdup(value);
+	char *rest = text;
+	int r;
+
+	if (!text)
+		return error_set(err, -ENOMEM, "%s: out of memory", flag_name);
+	r = table_set_text(table, object, first_key, part_next(&rest), err);
+	while (r >= 0 && rest)
+		r = part_set(table, object, part_next(&rest), err);
+	return r < 0 ? error_prefix(err, "%s: ", flag_name) : 0;
+}
+
+static int set_memory(void *object, const struct flag *flag, const char *value, struct error *err)
+{
+	struct run_options *o = object;
+
+	return parts_set(&vm_memory_table, &o->vm.memory, flag->name, "size", value, err);
+}
+
+static int set_disk(void *object, const struct flag *flag, const char *value, struct error *err)
+{
+	struct run_options *o = object;
+	int r;
+
+	if (o->vm.n_disks == VM_DISKS_MAX)
+		return error_set(err, -E2BIG, "%s: a VM has at most %d disks", flag->name,
+				 VM_DISKS_MAX);
+	r = table_init(&vm_disk_table, &o->vm.disks[o->vm.n_disks]);
+	if (r < 0)
+		return error_set(err, r, "%s: %s", flag->name, strerror(-r));
+	/* Counted before it is filled, so that a failure half-way is freed with the rest. */
+	return parts_set(&vm_disk_table, &o->vm.disks[o->vm.n_disks++], flag->name, "path", value,
+			 err);
+}
+
+/* "file=PATH" says kind and path in one. */
+static int set_console(void *object, const struct flag *flag, const char *value, struct error *err)
+{
+	struct vm_console *console = &((struct run_options *)object)->vm.console;
+	int r;
+
+	if (strncmp(value, "file=", 5))
+		return parts_set(&vm_console_table, console, flag->name, "kind", value, err);
+	r = table_set_text(&vm_console_table, console, "kind", "file", err);
+	if (r < 0)
+		return r;
+	return parts_set(&vm_console_table, console, flag->name, "path", value + 5, err);
+}
+
+static const struct flag run_flags[] = {
+	{"--name", "NAME", "what to call the VM (vm-PID)", set_key, .key = "name"},
+	{"--kernel", "FILE", "bzImage, ELF vmlinux, or an ELF with a PVH note", set_key,
+	 .key = "kernel"},
+	{"--initrd", "FILE", "initial RAM disk", set_key, .key = "initrd"},
+	{"--append", "TEXT", "added to the default kernel command line", flag_set_word,
+	 .offset = offsetof(struct run_options, append)},
+	{"--cpus", "N", "vCPUs", set_key, .key = "cpus"},
+	{"--memory", "SIZE[,merge=on][,thp=on|off][,shared=on][,prefault=on]",
+	 "guest memory, as 512M or 4G; merge: shared with other VMs by KSM", set_memory},
+	{"--disk", "FILE[,readonly=on][,serial=TEXT][,direct=on][,queues=N]",
+	 "raw image or block device; give it again for more", set_disk},
+	{"--console", "stdio|none|file=PATH|pty[,device=serial|virtio]",
+	 "where the guest's console goes", set_console},
+	{"--rng", "on|off", "random numbers for the guest", set_key, .key = "rng"},
+	{"--control", "SOCKET", "put the control socket here", flag_set_word,
+	 .offset = offsetof(struct run_options, control)},
+	{"--config", "FILE", "a description in JSON, read before the flags", flag_set_word,
+	 .offset = offsetof(struct run_options, config)},
+	{"--on-reset", "reboot|exit", "what a guest's reset does", set_key, .key = "on-reset"},
+	{"--sandbox", "on|off", "off: the VMM keeps the launcher's rights; to find faults only",
+	 set_key, .key = "sandbox"},
+	{"--detach", NULL, "return once the VM runs", flag_set_true,
+	 .offset = offsetof(struct run_options, detach)},
+	{"--dry-run", NULL, "print the description as JSON and start nothing", flag_set_true,
+	 .offset = offsetof(struct run_options, dry_run)},
+	{"-v", NULL, "say what is in force", flag_set_true,
+	 .offset = offsetof(struct run_options, verbose)},
+	{"--verbose", NULL, "the same", flag_set_true,
+	 .offset = offsetof(struct run_options, verbose)},
+	{"--help", NULL, "this text", flag_set_true, .offset = offsetof(struct run_options, help)},
+};
+
+void run_help(void)
+{
+	flags_help(run_flags, ARRAY_SIZE(run_flags));
+	printf("\nA comma inside a FILE is written twice. Escape key on the console: Ctrl-]\n");
+}
+
+static int config_read(struct run_options *o, struct error *err)
+{
+	_cleanup_(fd_closep) int fd = open(o->config, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	_cleanup_(freep) char *text = NULL;
+	size_t size;
+	int r;
+
+	if (fd < 0)
+		return error_set(err, -errno, "cannot open configuration \"%s\": %s", o->config,
+				 strerror(errno));
+	r = fd_read_all(fd, CONFIG_MAX, &text, &size);
+	if (r < 0)
+		return error_set(err, r, "cannot read configuration \"%s\": %s", o->config,
+				 strerror(-r));
+	return table_from_text(&vm_table, text, size, o->config, &o->vm, err);
+}
+
+static int flags_read(struct run_options *o, int argc, char **argv, struct error *err)
+{
+	int r = table_init(&vm_table, &o->vm);
+
+	if (r < 0)
+		return error_set(err, r, "cannot prepare a description: %s", strerror(-r));
+	return flags_parse(run_flags, ARRAY_SIZE(run_flags), o, argc, argv, NULL, err);
+}
+
+static int string_set(char **text, const char *value)
+{
+	char *copy = strdup(value);
+
+	if (!copy)
+		return -ENOMEM;
+	free(*text);
+	*text = copy;
+	return 0;
+}
+
+/* What the guest is told when nobody says otherwise; words of --append come later, so they win. */
+static int append_complete(struct run_options *o)
+{
+	const struct vm_description *vm = &o->vm;
+	char text[VM_APPEND_MAX * 2 + 1];
+	const char *console = vm->console.device == VM_CONSOLE_VIRTIO ? "console=hvc0 "
+								      : "console=ttyS0 ";
+	const char *root = "";
+
+	if (vm->n_disks && !vm->initrd)
+		root = vm->disks[0].readonly ? " root=/dev/vda ro" : " root=/dev/vda rw";
+	if (vm->append && !o->append)
+		return 0;
+	if (vm->append)
+		snprintf(text, sizeof(text), "%s %s", vm->append, o->append);
+	else
+		snprintf(text, sizeof(text), "%spanic=-1%s%s%s",
+			 vm->console.kind == VM_CONSOLE_NONE ? "" : console, root,
+			 o->append ? " " : "", o->append ? o->append : "");
+	return string_set(&o->vm.append, text); /* vm_check sees to its length */
+}
+
+/* A running VM's console file is looked up later, from wherever `corral logs` is called. */
+static int console_complete(struct vm_console *console)
+{
+	char *text;
+	char here[4096];
+
+	if (console->kind != VM_CONSOLE_FILE || !console->path || console->path[0] == '/')
+		return 0;
+	if (!getcwd(here, sizeof(here)))
+		return -errno;
+	if (asprintf(&text, "%s/%s", here, console->path) < 0)
+		return -ENOMEM;
+	free(console->path);
+	console->path = text;
+	return 0;
+}
+
+/* A name of our own; one that a detached VM still has is told apart by whoever takes it. */
+static int name_complete(struct run_options *o)
+{
+	char name[VM_NAME_MAX + 1];
+
+	if (o->vm.name)
+		return 0;
+	o->own_name = true;
+	snprintf(name, sizeof(name), "vm-%d", (int)getpid());
+	return string_set(&o->vm.name, name);
+}
+
+int options_read(struct run_options *o, int argc, char **argv, struct error *err)
+{
+	int r;
+
+	*o = (struct run_options){};
+	r = flags_read(o, argc, argv, err);
+	if (r < 0)
+		return LOCAL_USAGE;
+	if (o->help)
+		return LOCAL_OK;
+	if (o->config) {
+		/* The first reading only found the file; flags go on top of what it says. */
+		table_deinit(&vm_table, &o->vm);
+		r = table_init(&vm_table, &o->vm);
+		if (r >= 0)
+			r = config_read(o, err);
+		if (r >= 0)
+			r = flags_parse(run_flags, ARRAY_SIZE(run_flags), o, argc, argv, NULL, err);
+		if (r < 0)
+			return LOCAL_FAILED;
+	}
+	r = name_complete(o);
+	if (r >= 0)
+		r = append_complete(o);
+	if (r >= 0)
+		r = console_complete(&o->vm.console);
+	if (r < 0) {
+		error_set(err, r, "cannot complete the description: %s", strerror(-r));
+		return LOCAL_FAILED;
+	}
+	if (!o->vm.kernel) {
+		error_set(err, -EINVAL, "no kernel given: add --kernel FILE, see `corral help run`");
+		return LOCAL_USAGE;
+	}
+	return vm_check(&o->vm, err) < 0 ? LOCAL_FAILED : LOCAL_OK;
+}
+
+void options_deinit(struct run_options *options)
+{
+	table_deinit(&vm_table, &options->vm);
+}

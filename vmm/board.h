@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The board "corral-1": which devices there are, in which slots and at which addresses. All of it
+ * is migration ABI. Built once from the description and the descriptors that came with it; from
+ * then on it is an array of devices to which the machine does the same.
+ */
+#pragma once
+
+#include "base/fd.h"
+#include "block/block.h"
+#include "devices/chardev.h"
+#include "devices/ged.h"
+#include "devices/generation.h"
+#include "devices/i8042.h"
+#include "devices/power.h"
+#include "devices/pvpanic.h"
+#include "devices/rtc.h"
+#include "devices/serial.h"
+#include "proto/vm.h"
+#include "virtio/blk.h"
+#include "virtio/console.h"
+#include "virtio/rng.h"
+#include "vmm/io-thread.h"
+#include "vmm/kvm.h"
+#include "vmm/x86/kernel.h"
+
+#define BOARD_NAME           "corral-1"
+#define BOARD_IO_THREADS_MAX 8
+#define BOARD_DEVICES_MAX    (16 + VM_DISKS_MAX)
+
+/* PCI slots. 0 is the host bridge; those not named are kept for devices to come. */
+enum board_slot {
+	BOARD_SLOT_CONSOLE = 1,
+	BOARD_SLOT_RNG = 2,
+	BOARD_SLOT_DISK = 8, /* to 23 */
+};
+
+struct board {
+	const struct vm_description *vm; /* borrowed */
+	struct kvm kvm;
+	struct guest_memory memory;
+	struct bus io, mmio;
+	struct pci_root pci;
+	struct chardev chardev; /* the host's end of the console */
+
+	struct serial serial;
+	struct power power;
+	struct ged ged;
+	struct i8042 i8042;
+	struct rtc rtc;
+	struct pvpanic pvpanic;
+	struct generation generation;
+	struct virtio_console console;
+	struct rng rng;
+	uint32_t n_disks;
+	struct block_image images[VM_DISKS_MAX];
+	struct blk *disks; /* owned, VM_DISKS_MAX */
+
+	uint32_t n_io_threads;
+	struct io_thread io_threads[BOARD_IO_THREADS_MAX];
+
+	/* All of the above that are devices, in the order in which they are saved and loaded. */
+	uint32_t n_devices;
+	struct device *devices[BOARD_DEVICES_MAX];
+
+	int kernel_fd, initrd_fd; /* owned; initrd -1: none */
+};
+
+/* `fds` loses the descriptors that are taken. `main` serves console, rng and the slow paths. */
+int board_init(struct board *board, const struct vm_description *vm, struct named_fds *fds,
+	       struct loop *main, struct machine_events *events, void (*worker_start)(void *),
+	       struct error *err) __must_check;
+void board_deinit(struct board *board);
+
+/* Tables and kernel into memory, as at power-on; where the first vCPU enters. */
+int board_load(struct board *board, struct boot_entry *ret_entry, struct error *err) __must_check;
+
+/* NULL if there is none of that name. */
+struct device *board_device(struct board *board, const char *name);
