@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <threads.h>
 
 #include "base/table-value.h"
 
@@ -211,6 +212,37 @@ static bool too_deep(const char *text, size_t size)
 	return false;
 }
 
+/*
+ * jansson 2.14 drops a letter of a text where its buffer cannot grow, and carries on; elsewhere it
+ * takes a lack of memory for bad syntax. So its allocations go through here, and a parse during
+ * which one failed is not believed.
+ */
+static _Thread_local bool starved;
+
+static void *take_block(size_t size)
+{
+	void *block = malloc(size);
+
+	starved |= !block;
+	return block;
+}
+
+static void watch_allocations(void)
+{
+	json_set_alloc_funcs(take_block, free);
+}
+
+static json_t *parse(const char *text, size_t size, json_error_t *ret_why)
+{
+	static once_flag once = ONCE_FLAG_INIT;
+	json_auto_t *json = NULL;
+
+	call_once(&once, watch_allocations);
+	starved = false;
+	json = json_loadb(text, size, JSON_REJECT_DUPLICATES, ret_why);
+	return starved ? NULL : take_ptr(json);
+}
+
 int table_from_text(const struct table *table, const char *text, size_t size, const char *what,
 		    void *object, struct error *err)
 {
@@ -221,9 +253,8 @@ int table_from_text(const struct table *table, const char *text, size_t size, co
 	if (too_deep(text, size))
 		return error_set(err, -EINVAL, "%s: nested deeper than %d levels", what,
 				 JSON_DEPTH_MAX);
-	json = json_loadb(text, size, JSON_REJECT_DUPLICATES, &why);
-	/* Where memory runs out jansson often says nothing at all. */
-	if (!json && (!*why.text || json_error_code(&why) == json_error_out_of_memory))
+	json = parse(text, size, &why);
+	if (!json && starved)
 		return error_set(err, -ENOMEM, "%s: out of memory", what);
 	if (!json)
 		return error_set(err, -EINVAL, "%s: line %d, column %d: %s", what, why.line,

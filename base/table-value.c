@@ -146,14 +146,14 @@ int size_parse(const char *text, uint64_t *ret_size)
 
 void size_print(uint64_t size, char text[SIZE_TEXT_MAX])
 {
-	int unit = -1;
+	static const char *const units[] = {"", "K", "M", "G", "T", "P", "E"};
+	unsigned int unit = 0;
 
 	while (size && size % 1024 == 0) {
 		size /= 1024;
 		unit++;
 	}
-	snprintf(text, SIZE_TEXT_MAX, "%llu%.*s", (unsigned long long)size, unit >= 0,
-		 unit >= 0 ? &size_units[unit] : "");
+	snprintf(text, SIZE_TEXT_MAX, "%llu%s", (unsigned long long)size, units[unit]);
 }
 
 int field_read_number_text(const struct field *field, void *object, const char *text,
@@ -260,19 +260,35 @@ static uint32_t key_distance(const char *a, const char *b)
 	return row[n_b];
 }
 
-int table_unknown_key(const struct table *table, const char *key, const struct table_path *path,
-		      struct error *err)
+/* The key that was probably meant: fewer than half its letters are wrong, and two at most. */
+static const char *nearest_key(const struct table *table, const char *key)
 {
-	char known[256] = "";
+	const char *nearest = NULL;
+	uint32_t least = 3;
 
 	for (uint32_t i = 0; i < table->n_fields; i++) {
 		const struct field *field = &table->fields[i];
-		if (field->flags & FIELD_INTERNAL)
+		uint32_t distance = key_distance(key, field->name);
+		if (field->flags & FIELD_INTERNAL || distance >= least ||
+		    2 * distance >= strlen(field->name))
 			continue;
-		if (key_distance(key, field->name) <= 2)
-			return path_error(path, err, "unknown key, did you mean \"%s\"?",
-					  field->name);
-		text_append(known, sizeof(known), "%s%s", *known ? ", " : "", field->name);
+		least = distance;
+		nearest = field->name;
 	}
+	return nearest;
+}
+
+int table_unknown_key(const struct table *table, const char *key, const struct table_path *path,
+		      struct error *err)
+{
+	const char *nearest = nearest_key(table, key);
+	char known[256] = "";
+
+	if (nearest)
+		return path_error(path, err, "unknown key, did you mean \"%s\"?", nearest);
+	for (uint32_t i = 0; i < table->n_fields; i++)
+		if (!(table->fields[i].flags & FIELD_INTERNAL))
+			text_append(known, sizeof(known), "%s%s", *known ? ", " : "",
+				    table->fields[i].name);
 	return path_error(path, err, "unknown key of %s, known are: %s", table->name, known);
 }

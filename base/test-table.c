@@ -195,11 +195,16 @@ Test(table, text_cannot_set_what_has_parts)
 Test(table, an_unknown_key_names_the_nearest)
 {
 	refuses("colur", "red", "colur: unknown key, did you mean \"colour\"?");
+	refuses("latter", "1", "latter: unknown key, did you mean \"later\"?");
 	refuses("smalll", "red", "smalll: unknown key, did you mean \"small\"?");
 }
 
 Test(table, an_unknown_key_names_the_known)
 {
+	refuses("of", "1",
+		"of: unknown key of sample, known are: on, tiny, small, medium, large, size, "
+		"colour, "
+		"text, kind, key, box, parts, late, later");
 	refuses("something-else", "1",
 		"something-else: unknown key of sample, known are: on, tiny, small, medium, large, "
 		"size, colour, text, kind, key, box, parts, late, later");

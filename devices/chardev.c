@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -26,13 +25,11 @@ static enum chardev_peer kind_of(int fd)
 {
 	struct stat st;
 
-	if (fstat(fd, &st) < 0)
-		return CHARDEV_NONE;
-	if (S_ISSOCK(st.st_mode))
-		return CHARDEV_SOCKET;
+	if (fstat(fd, &st) < 0 || S_ISREG(st.st_mode))
+		return CHARDEV_FILE;
 	if (S_ISCHR(st.st_mode) && (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR)
 		return CHARDEV_TTY;
-	return CHARDEV_FILE;
+	return CHARDEV_STREAM;
 }
 
 /*
@@ -44,13 +41,8 @@ static size_t peer_write(struct chardev *chardev, const uint8_t *data, size_t si
 	size_t done = 0;
 
 	while (done < size) {
-		ssize_t n;
+		ssize_t n = write(chardev->peer, data + done, size - done);
 
-		if (chardev->kind == CHARDEV_SOCKET)
-			n = send(chardev->peer, data + done, size - done,
-				 MSG_DONTWAIT | MSG_NOSIGNAL);
-		else
-			n = write(chardev->peer, data + done, size - done);
 		if (n > 0) {
 			done += (size_t)n;
 		} else if (n < 0 && errno == EINTR) {
@@ -86,7 +78,8 @@ static void flush(struct chardev *chardev)
 /* Lock held. */
 static void ask_loop(struct chardev *chardev)
 {
-	if (!chardev->posted && (chardev->lost || byte_ring_used(&chardev->backlog) > 0)) {
+	if (!chardev->posted && (chardev->lost || byte_ring_used(&chardev->backlog) > 0 ||
+				 chardev->log_bytes > CHARDEV_LOG_MAX)) {
 		chardev->posted = true;
 		loop_post(&chardev->source, 0);
 	}
@@ -101,25 +94,23 @@ static void to_peer(struct chardev *chardev, const uint8_t *data, size_t size)
 	if (byte_ring_used(&chardev->backlog) == 0)
 		done = peer_write(chardev, data, size);
 	chardev->bytes_dropped += byte_ring_put(&chardev->backlog, data + done, size - done);
-	ask_loop(chardev);
 }
 
 /* A log that cannot be written is no reason to disturb the guest: the bytes are missing from it. */
-static void log_append(struct chardev *chardev, const void *data, size_t size)
+static void to_log(struct chardev *chardev, const void *data, size_t size)
 {
-	if (fd_write_full(chardev->log_fd, data, size) == 0)
+	if (chardev->log_fd >= 0 && fd_write_full(chardev->log_fd, data, size) == 0)
 		chardev->log_bytes += size;
 }
 
-static void to_log(struct chardev *chardev, const uint8_t *data, size_t size)
+/* The loop's to do. What a writer adds until then is cut, too. Lock held. */
+static void log_trim(struct chardev *chardev)
 {
-	if (chardev->log_fd < 0)
+	if (chardev->log_bytes <= CHARDEV_LOG_MAX)
 		return;
-	if (chardev->log_bytes + size > CHARDEV_LOG_MAX && ftruncate(chardev->log_fd, 0) == 0) {
-		chardev->log_bytes = 0;
-		log_append(chardev, LOG_CUT_NOTICE, strlen(LOG_CUT_NOTICE));
-	}
-	log_append(chardev, data, size);
+	chardev->log_bytes = 0;
+	if (ftruncate(chardev->log_fd, 0) == 0)
+		to_log(chardev, LOG_CUT_NOTICE, strlen(LOG_CUT_NOTICE));
 }
 
 void chardev_write(struct chardev *chardev, const void *data, size_t size)
@@ -132,6 +123,7 @@ void chardev_write(struct chardev *chardev, const void *data, size_t size)
 	to_log(chardev, data, size);
 	byte_ring_put(&chardev->history, data, size);
 	panic_watch_feed(&chardev->panic, data, size);
+	ask_loop(chardev);
 	pthread_mutex_unlock(&chardev->lock);
 }
 
@@ -189,10 +181,7 @@ static ssize_t peer_read(struct chardev *chardev, uint8_t *data, size_t size)
 	ssize_t n;
 
 	do {
-		if (chardev->kind == CHARDEV_SOCKET)
-			n = recv(chardev->peer, data, size, MSG_DONTWAIT);
-		else
-			n = read(chardev->peer, data, size);
+		n = read(chardev->peer, data, size);
 	} while (n < 0 && errno == EINTR);
 	return n < 0 ? -errno : n;
 }
@@ -241,6 +230,7 @@ static bool settle(struct chardev *chardev)
 	pthread_mutex_lock(&chardev->lock);
 	chardev->posted = false;
 	flush(chardev);
+	log_trim(chardev);
 	lost = chardev->lost;
 	pthread_mutex_unlock(&chardev->lock);
 	return lost;
@@ -294,10 +284,12 @@ static void replay(struct chardev *chardev)
 void chardev_attach(struct chardev *chardev, int fd)
 {
 	enum chardev_peer kind = kind_of(fd);
+	int flags = fcntl(fd, F_GETFL);
 
 	detach(chardev);
-	if (kind == CHARDEV_TTY)
-		(void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+	chardev->input_ended = (flags & O_ACCMODE) == O_WRONLY;
+	if (kind != CHARDEV_FILE)
+		(void)fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 	pthread_mutex_lock(&chardev->lock);
 	chardev->peer = fd;
 	chardev->kind = kind;
@@ -309,7 +301,7 @@ void chardev_attach(struct chardev *chardev, int fd)
 	pthread_mutex_unlock(&chardev->lock);
 }
 
-bool chardev_panic_text(struct chardev *chardev, char text[PANIC_TEXT_SIZE])
+bool chardev_panic_text(struct chardev *chardev, char text[CHARDEV_PANIC])
 {
 	bool seen;
 

@@ -7,7 +7,7 @@
  *
  * One peer at a time: a socket or a pty (both ways), or a file (output only). A new one replaces
  * the old and first gets the end of what was printed before. A peer that goes away is closed and
- * no more said.
+ * no more said. SIGPIPE is ignored by the process. Writers make no system call but write(2).
  */
 #pragma once
 
@@ -25,6 +25,7 @@
 #define CHARDEV_BACKLOG 65536u     /* bytes a slow peer may be behind; then the oldest go */
 #define CHARDEV_HISTORY 4096u      /* bytes a new peer is shown */
 #define CHARDEV_LOG_MAX (4u << 20) /* bytes of log; then it starts over */
+#define CHARDEV_PANIC   PANIC_TEXT_SIZE
 
 /* Whoever takes the input. Both are called on the loop's thread, without the chardev's lock. */
 struct chardev_consumer {
@@ -34,7 +35,12 @@ struct chardev_consumer {
 	void (*input)(struct chardev_consumer *consumer, const uint8_t *data, size_t size);
 };
 
-enum chardev_peer { CHARDEV_NONE, CHARDEV_SOCKET, CHARDEV_TTY, CHARDEV_FILE };
+enum chardev_peer {
+	CHARDEV_NONE,
+	CHARDEV_STREAM, /* socket, pipe */
+	CHARDEV_TTY,    /* comes back after a hang-up */
+	CHARDEV_FILE,   /* never makes anyone wait; gives no input */
+};
 
 struct chardev {
 	struct loop_source source;         /* loop thread */
@@ -73,7 +79,7 @@ void chardev_ready(struct chardev *chardev);
 
 /* What followed "Kernel panic - not syncing" since the last call of chardev_panic_forget: false if
  * it was not seen. Any thread. */
-bool chardev_panic_text(struct chardev *chardev, char text[PANIC_TEXT_SIZE]);
+bool chardev_panic_text(struct chardev *chardev, char text[CHARDEV_PANIC]);
 void chardev_panic_forget(struct chardev *chardev);
 
 /* Adds its counters to an object. Any thread. */

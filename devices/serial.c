@@ -56,6 +56,8 @@ static void update_line(struct serial *serial)
 
 static void flush_output(struct serial *serial, uint64_t now)
 {
+	if (serial->n_batch == 0)
+		return;
 	if (serial->chardev)
 		chardev_write(serial->chardev, serial->batch, serial->n_batch);
 	serial->n_batch = 0;

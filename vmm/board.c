@@ -197,7 +197,7 @@ int board_init(struct board *board, const struct vm_description *vm, struct name
 	*board = (struct board){.vm = vm, .kernel_fd = -1, .initrd_fd = -1};
 	board->io.name = "io";
 	board->mmio.name = "mmio";
-	board->kvm.fd = board->kvm.vm_fd = -1;
+	kvm_null(&board->kvm);
 	if ((r = take(fds, VM_FD_KERNEL, &board->kernel_fd, err)) < 0)
 		return r;
 	board->initrd_fd = named_fds_take(fds, VM_FD_INITRD);
@@ -225,11 +225,11 @@ int board_load(struct board *board, struct boot_entry *ret_entry, struct error *
 		.initrd_fd = board->initrd_fd,
 		.command_line = board->vm->append ? board->vm->append : "",
 	};
+	struct dsdt_board tables_for = {board->vm->cpus, board->vm->memory.size};
 	struct boot_tables tables = {0};
 	int r;
 
-	r = acpi_write(&board->memory, board->vm->cpus, board->devices, board->n_devices,
-		       &tables.rsdp, err);
+	r = acpi_write(&tables_for, &board->memory, &tables.rsdp, err);
 	if (r < 0)
 		return r;
 	r = smbios_write(&board->memory, err);

@@ -206,14 +206,20 @@ static int capabilities_check(const struct kvm *kvm, struct error *err)
 	return 0;
 }
 
+void kvm_null(struct kvm *kvm)
+{
+	*kvm = (struct kvm){.fd = -1, .vm_fd = -1, .irqs = {&irq_ops}, .kicks = {&kick_ops}};
+	pthread_mutex_init(&kvm->lock, NULL);
+	for (uint32_t i = 0; i < KVM_LINES; i++)
+		kvm->lines[i] = -1;
+}
+
 int kvm_init(struct kvm *kvm, int fd, struct error *err)
 {
 	int r;
 
-	*kvm = (struct kvm){.fd = fd, .vm_fd = -1, .irqs = {&irq_ops}, .kicks = {&kick_ops}};
-	pthread_mutex_init(&kvm->lock, NULL);
-	for (uint32_t i = 0; i < KVM_LINES; i++)
-		kvm->lines[i] = -1;
+	kvm_null(kvm);
+	kvm->fd = fd;
 	r = plain(fd, KVM_GET_API_VERSION, 0);
 	if (r != KVM_API_VERSION)
 		return error_set(

@@ -47,6 +47,9 @@ struct kvm {
 	uint32_t vcpus_max;
 };
 
+/* Nothing yet: what kvm_deinit may be given. */
+void kvm_null(struct kvm *kvm);
+
 /* Checks the interface and its capabilities, creates an empty VM. Takes over `fd`. */
 int kvm_init(struct kvm *kvm, int fd, struct error *err) __must_check;
 void kvm_deinit(struct kvm *kvm);

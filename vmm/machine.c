@@ -54,7 +54,7 @@ static void end(struct machine *machine, enum exit_reason reason, const char *te
 static void at_rest(struct machine *machine);
 static void stop(struct machine *machine)
 {
-	if (machine->stopping)
+	if (machine->stopping || machine->state == VM_ENDED)
 		return;
 	if (machine->at_rest) {
 		at_rest(machine);

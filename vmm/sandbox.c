@@ -287,14 +287,14 @@ static int enter_root(struct entry *entry)
 /* Before the user changes: root's rights go with root. */
 static int bound_capabilities(struct entry *entry)
 {
-	for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++) {
-		if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0)
-			continue;
-		if (errno != EPERM)
-			return failed(entry, "bound capabilities");
-		/* Not ours to change, and no new privileges makes up for it. */
+	unsigned long cap = 0;
+
+	while (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0)
+		cap++;
+	if (errno == EPERM) /* not ours to change; no new privileges makes up for it */
 		return set_text(&entry->status->capabilities, "none, bounding set as it was");
-	}
+	if (errno != EINVAL || cap == 0) /* EINVAL: past the last one */
+		return failed(entry, "bound capabilities");
 	return set_text(&entry->status->capabilities, "none");
 }
 

@@ -611,6 +611,14 @@ int vm_judge_status(struct vm *vm, int status)
 	return vm->n_passed ? TEST_PASS : TEST_SKIP;
 }
 
+int vm_judge_silent(struct vm *vm)
+{
+	while (vm_line(vm))
+		;
+	wait_for_end(vm, 0);
+	return TEST_PASS;
+}
+
 int vm_judge(struct vm *vm)
 {
 	return vm_judge_status(vm, 0);

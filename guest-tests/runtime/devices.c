@@ -105,7 +105,8 @@ static void rng_load(void)
 static void rng_settle(void)
 {
 	for (unsigned int i = 0; i < N_LOAD_RNG; i++)
-		GUEST_ASSERT(virtq_wait(&rng_queue, NULL, TIMEOUT_MS) >= 0, "%u of %u", i, N_LOAD_RNG);
+		GUEST_ASSERT(virtq_wait(&rng_queue, NULL, TIMEOUT_MS) >= 0, "%u of %u", i,
+			     N_LOAD_RNG);
 }
 
 static void rng_check(void)

@@ -206,6 +206,7 @@ void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Lines from the host over the serial port's interrupt. False when none came in time. */
 void serial_listen(void);
+bool serial_has_input(void);
 bool serial_read_line(char *ret_line, size_t size, unsigned int timeout_ms);
 
 /*

@@ -210,6 +210,11 @@ void serial_listen(void)
 	outb(REG_IER, 0x01);
 }
 
+bool serial_has_input(void)
+{
+	return ring_head != ring_tail;
+}
+
 bool serial_read_line(char *ret_line, size_t size, unsigned int timeout_ms)
 {
 	size_t len = 0;

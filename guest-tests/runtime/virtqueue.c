@@ -35,11 +35,17 @@ static void interrupt(void *arg)
 
 static void alloc_rings(struct virtq *q)
 {
-	q->desc = mem_zalloc(sizeof(struct virtq_desc) * q->size, 16);
-	q->avail = mem_zalloc(6 + 2 * q->size, 2);
-	q->used = mem_zalloc(6 + sizeof(struct virtq_used_entry) * q->size, 8);
-	if (virtio_has(q->dev, VIRTIO_F_INDIRECT_DESC))
-		q->indirect = mem_alloc(sizeof(*q->indirect) * q->size, 16);
+	q->desc = mem_alloc(sizeof(struct virtq_desc) * q->size, 16);
+	q->avail = mem_alloc(6 + 2 * q->size, 2);
+	q->used = mem_alloc(6 + sizeof(struct virtq_used_entry) * q->size, 8);
+	q->indirect = mem_alloc(sizeof(*q->indirect) * q->size, 16);
+}
+
+static void clear_rings(struct virtq *q)
+{
+	memset((void *)q->desc, 0, sizeof(struct virtq_desc) * q->size);
+	memset((void *)q->avail, 0, 6 + 2 * q->size);
+	memset((void *)q->used, 0, 6 + sizeof(struct virtq_used_entry) * q->size);
 	for (unsigned int i = 0; i < q->size; i++)
 		q->desc[i].next = (uint16_t)(i + 1);
 	q->n_free = q->size;
@@ -70,7 +76,7 @@ static void route(struct virtq *q)
 void virtq_init(struct virtq *q, struct virtio_device *dev, unsigned int index, unsigned int size,
 		bool polled)
 {
-	uint8_t vector = q->vector; /* a queue that is set up again keeps its own */
+	struct virtq old = *q; /* a queue that is set up again keeps its memory and vector */
 	uint16_t max = virtq_max_size(dev, index);
 
 	GUEST_ASSERT(max, "slot %x has no queue %u", dev->pci.slot, index);
@@ -80,8 +86,14 @@ void virtq_init(struct virtq *q, struct virtio_device *dev, unsigned int index, 
 			    .index = (uint16_t)index,
 			    .size = (uint16_t)size,
 			    .polled = polled,
-			    .vector = vector};
-	alloc_rings(q);
+			    .vector = old.vector,
+			    .desc = old.desc,
+			    .avail = old.avail,
+			    .used = old.used,
+			    .indirect = old.indirect};
+	if (old.size != size)
+		alloc_rings(q);
+	clear_rings(q);
 	mmio_write16(dev->common + VIRTIO_COMMON_QUEUE_SIZE, q->size);
 	route(q);
 	write_gpa(q, VIRTIO_COMMON_QUEUE_DESC, q->desc);
@@ -144,7 +156,7 @@ unsigned int virtq_add(struct virtq *q, const struct virtq_seg *segs, unsigned i
 {
 	unsigned int n = n_out + n_in, head;
 
-	if (q->indirect && n > 1 && n <= ARRAY_SIZE(q->indirect[0]))
+	if (virtio_has(q->dev, VIRTIO_F_INDIRECT_DESC) && n > 1 && n <= ARRAY_SIZE(q->indirect[0]))
 		head = add_indirect(q, segs, n_out, n);
 	else
 		head = add_direct(q, segs, n_out, n);

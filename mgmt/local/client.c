@@ -116,7 +116,7 @@ static int reply_find(struct client *client, json_t **ret_answer)
 {
 	_cleanup_(freep) struct reply *reply = malloc(sizeof(*reply));
 	int64_t deadline = now_ms() + CLIENT_TIMEOUT_MS;
-	size_t length;
+	size_t length = 0;
 	int r;
 
 	if (!reply)
@@ -160,7 +160,8 @@ int client_call(struct client *client, enum control_method_id method, json_t *pa
 	if (r >= 0)
 		r = reply_find(client, &answer);
 	if (r < 0)
-		return error_set(err, r, "no answer to \"%s\" from the VMM: %s", name, strerror(-r));
+		return error_set(err, r, "no answer to \"%s\" from the VMM: %s", name,
+				 strerror(-r));
 	error = json_object_get(answer, "error");
 	result = json_object_get(answer, "result");
 	if (error)

@@ -34,8 +34,9 @@ static bool console_key(void *data, char key)
 	if (key == 'p')
 		console_ask(data, CONTROL_POWER_BUTTON, NULL);
 	else
-		local_say(RELAY_ESCAPE_NAME " then q: leave the console, p: power button, "
-			  RELAY_ESCAPE_NAME ": the key itself");
+		local_say(RELAY_ESCAPE_NAME
+			  " then q: leave the console, p: power button, " RELAY_ESCAPE_NAME
+			  ": the key itself");
 	return false;
 }
 
@@ -92,7 +93,7 @@ static int console_attach(const struct rundir *dir, struct error *err)
 {
 	struct console console = {.dir = dir};
 	sigset_t before;
-	int fd, r;
+	int fd = -1, r;
 
 	relay_block_signals(&before);
 	r = console_hand_over(dir, &fd, err);
@@ -103,8 +104,10 @@ static int console_attach(const struct rundir *dir, struct error *err)
 		error_set(err, r, "cannot relay the console: %s", strerror(-r));
 	} else {
 		if (console.relay.terminal.raw)
-			local_say("console of \"%s\"; " RELAY_ESCAPE_NAME " then q leaves it, h for "
-				  "help", dir->name);
+			local_say("console of \"%s\"; " RELAY_ESCAPE_NAME
+				  " then q leaves it, h for "
+				  "help",
+				  dir->name);
 		relay_resize(&console.relay);
 		relay_run(&console.relay);
 	}

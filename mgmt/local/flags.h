@@ -17,7 +17,7 @@ struct flag {
 	const char *help;
 	int (*set)(void *object, const struct flag *flag, const char *value, struct error *err);
 	const char *key; /* for `set`: a key of a table */
-	size_t offset;	 /* for `set`: a member of the object */
+	size_t offset;   /* for `set`: a member of the object */
 };
 
 /* `set` for a bool member, and for a const char * member (borrowed from argv). */

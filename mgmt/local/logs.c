@@ -75,7 +75,8 @@ static int logs_open(const struct rundir *dir, bool vmm, struct error *err)
 	if (vmm)
 		return error_set(err, -ENOENT,
 				 "\"%s\" has no VMM log: its VMM speaks on the launcher's standard "
-				 "error", dir->name);
+				 "error",
+				 dir->name);
 	return console_file_open(dir, err);
 }
 
@@ -128,7 +129,8 @@ static int logs_follow(const struct rundir *dir, int fd, off_t *at)
 		return -errno;
 	if (pid)
 		process = syscall(SYS_pidfd_open, pid, 0);
-	/* Alive after the pidfd was opened: it is the VMM's, and no later process of that number. */
+	/* Alive after the pidfd was opened: it is the VMM's, and no later process of that number.
+	 */
 	return logs_watch(fd, notify, rundir_alive(dir) ? process : -1, at);
 }
 

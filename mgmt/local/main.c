@@ -6,7 +6,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -29,8 +28,8 @@ struct verb {
 static int verb_help(int argc, char **argv);
 
 static const struct verb verbs[] = {
-	{"run", "--kernel FILE [FLAGS]", "start a VM and stay with its console, or --detach", verb_run,
-	 run_help},
+	{"run", "--kernel FILE [FLAGS]", "start a VM and stay with its console, or --detach",
+	 verb_run, run_help},
 	{"ps", "[--json]", "list the VMs of this user and how the last ones ended", verb_ps, NULL},
 	{"wait", "NAME", "wait until a VM has ended; the exit status says how", verb_wait, NULL},
 	{"logs", "NAME [--follow] [--vmm]", "what the guest printed; --vmm: what its VMM logged",
@@ -38,13 +37,13 @@ static const struct verb verbs[] = {
 	{"console", "NAME", "connect this terminal to a VM's console", verb_console, NULL},
 	{"pause", "NAME", "stop a VM's processors", verb_pause, NULL},
 	{"resume", "NAME", "let them run on", verb_resume, NULL},
-	{"shutdown", "NAME [--timeout SECONDS]", "press the power button and wait for the end (60 s)",
-	 verb_shutdown, NULL},
+	{"shutdown", "NAME [--timeout SECONDS]",
+	 "press the power button and wait for the end (60 s)", verb_shutdown, NULL},
 	{"reset", "NAME", "reset a VM at once", verb_reset, NULL},
 	{"kill", "NAME", "end a VM at once, without asking the guest", verb_kill, NULL},
 	{"stats", "NAME [--json]", "memory and KSM, exits by reason, devices", verb_stats, NULL},
-	{"doctor", "[--json]", "what this host has and lacks for VMs, and what mends it", verb_doctor,
-	 NULL},
+	{"doctor", "[--json]", "what this host has and lacks for VMs, and what mends it",
+	 verb_doctor, NULL},
 	{"help", "[VERB]", "this text, or a verb's own", verb_help, NULL},
 };
 
@@ -118,6 +117,7 @@ static void std_fds_open(void)
 int main(int argc, char **argv)
 {
 	const struct verb *verb;
+	int status;
 
 	std_fds_open();
 	if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
@@ -133,5 +133,10 @@ int main(int argc, char **argv)
 		return verb_unknown(argv[1]);
 	if (argc == 3 && !strcmp(argv[2], "--help"))
 		return verb_explain(verb);
-	return verb->run(argc - 1, argv + 1);
+	status = verb->run(argc - 1, argv + 1);
+	if (fflush(stdout) && status == LOCAL_OK) {
+		local_say("cannot write the answer: %s", strerror(errno));
+		status = LOCAL_FAILED;
+	}
+	return status;
 }

@@ -95,8 +95,9 @@ static int grant_check_kind(struct grant *grant, struct error *err)
 	if (stat(grant->path, &st) < 0)
 		return grant_refuse(grant, -errno, err);
 	if (S_ISDIR(st.st_mode))
-		return error_set(err, -EISDIR, "cannot use %s \"%s\": it is a directory, not a file",
-				 grant->name, grant->path);
+		return error_set(err, -EISDIR,
+				 "cannot use %s \"%s\": it is a directory, not a file", grant->name,
+				 grant->path);
 	if (!S_ISREG(st.st_mode) && !(grant_is_disk(grant) && S_ISBLK(st.st_mode)))
 		return error_set(err, -EINVAL, "cannot use %s \"%s\": it is not a regular file%s",
 				 grant->name, grant->path,

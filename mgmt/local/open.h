@@ -15,9 +15,9 @@
 struct grant {
 	char name[NAMED_FDS_LENGTH];
 	const char *path; /* borrowed from the description; NULL: made in the run directory */
-	int flags;	  /* open(2) flags: the rights */
-	int fd;		  /* owned, -1 until opened */
-	dev_t dev;	  /* disks: to tell whether two are the same */
+	int flags;        /* open(2) flags: the rights */
+	int fd;           /* owned, -1 until opened */
+	dev_t dev;        /* disks: to tell whether two are the same */
 	ino_t ino;
 };
 

@@ -144,11 +144,12 @@ static const struct flag run_flags[] = {
 	 .offset = offsetof(struct run_options, append)},
 	{"--cpus", "N", "vCPUs", set_key, .key = "cpus"},
 	{"--memory", "SIZE[,merge=on][,thp=on|off][,shared=on][,prefault=on]",
-	 "guest memory, as 512M or 4G; merge: shared with other VMs by KSM", set_memory},
+	 "guest memory, as 512M or 4G; merge: shared with other VMs by KSM", set_memory,
+	 .key = NULL},
 	{"--disk", "FILE[,readonly=on][,serial=TEXT][,direct=on][,queues=N]",
-	 "raw image or block device; give it again for more", set_disk},
+	 "raw image or block device; give it again for more", set_disk, .key = NULL},
 	{"--console", "stdio|none|file=PATH|pty[,device=serial|virtio]",
-	 "where the guest's console goes", set_console},
+	 "where the guest's console goes", set_console, .key = NULL},
 	{"--rng", "on|off", "random numbers for the guest", set_key, .key = "rng"},
 	{"--control", "SOCKET", "put the control socket here", flag_set_word,
 	 .offset = offsetof(struct run_options, control)},
@@ -216,8 +217,8 @@ static int append_complete(struct run_options *o)
 {
 	const struct vm_description *vm = &o->vm;
 	char text[VM_APPEND_MAX * 2 + 1];
-	const char *console = vm->console.device == VM_CONSOLE_VIRTIO ? "console=hvc0 "
-								      : "console=ttyS0 ";
+	const char *console =
+		vm->console.device == VM_CONSOLE_VIRTIO ? "console=hvc0 " : "console=ttyS0 ";
 	const char *root = "";
 
 	if (vm->n_disks && !vm->initrd)
@@ -293,7 +294,8 @@ int options_read(struct run_options *o, int argc, char **argv, struct error *err
 		return LOCAL_FAILED;
 	}
 	if (!o->vm.kernel) {
-		error_set(err, -EINVAL, "no kernel given: add --kernel FILE, see `corral help run`");
+		error_set(err, -EINVAL,
+			  "no kernel given: add --kernel FILE, see `corral help run`");
 		return LOCAL_USAGE;
 	}
 	return vm_check(&o->vm, err) < 0 ? LOCAL_FAILED : LOCAL_OK;

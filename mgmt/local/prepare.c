@@ -49,8 +49,7 @@ static int take_name(struct prepared *p, struct run_options *options, struct err
 	return r;
 }
 
-static int make_description(struct prepared *p, const struct vm_description *vm,
-			    struct error *err)
+static int make_description(struct prepared *p, const struct vm_description *vm, struct error *err)
 {
 	json_t *json = table_to_json(&vm_table, vm);
 	_cleanup_(freep) char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;

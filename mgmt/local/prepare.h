@@ -15,13 +15,13 @@ struct run_options;
 struct prepared {
 	struct rundir dir;
 	struct grants grants; /* the VMM's; closed on our side once it has started */
-	int console_fd;	      /* owned: our end of the console, -1 if it is not relayed */
-	int slave_fd;	      /* owned: keeps a pty from hanging up while we are here */
-	int ready_fd;	      /* owned: our end of the ready pipe */
-	int exit_fd;	      /* owned: the exit record, to read it and to write it for a VMM that
+	int console_fd;       /* owned: our end of the console, -1 if it is not relayed */
+	int slave_fd;         /* owned: keeps a pty from hanging up while we are here */
+	int ready_fd;         /* owned: our end of the ready pipe */
+	int exit_fd;          /* owned: the exit record, to read it and to write it for a VMM that
 				 could not */
-	int pid_fd;	      /* owned */
-	int log_fd;	      /* standard error of the VMM: ours (borrowed), or its log (owned) */
+	int pid_fd;           /* owned */
+	int log_fd;           /* standard error of the VMM: ours (borrowed), or its log (owned) */
 };
 
 /* On failure everything it made is gone again. May change the name in the description if that was

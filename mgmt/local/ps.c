@@ -53,7 +53,8 @@ static int alive_describe(const struct rundir *dir, json_t *vm)
 
 static void ended_describe(const struct rundir *dir, json_t *vm)
 {
-	_cleanup_(fd_closep) int fd = openat(dir->fd, RUNDIR_EXIT, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_(fd_closep) int fd =
+		openat(dir->fd, RUNDIR_EXIT, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	_cleanup_(record_deinit) struct exit_record record = {};
 	enum exit_reason reason = EXIT_UNKNOWN;
 
@@ -105,12 +106,10 @@ static void ps_row(const json_t *vm)
 	const json_t *memory = json_object_get(vm, "memory");
 	char state[64], pid[24] = "-", cpus[24] = "-", size[TEXT_SIZE_MAX] = "-", up[32] = "-";
 
-	snprintf(state, sizeof(state), "%s%s%s",
-		 json_string_value(json_object_get(vm, "state")), reason ? ": " : "",
-		 reason ? reason : "");
+	snprintf(state, sizeof(state), "%s%s%s", json_string_value(json_object_get(vm, "state")),
+		 reason ? ": " : "", reason ? reason : "");
 	if (json_object_get(vm, "pid"))
-		snprintf(pid, sizeof(pid), "%lld",
-			 json_integer_value(json_object_get(vm, "pid")));
+		snprintf(pid, sizeof(pid), "%lld", json_integer_value(json_object_get(vm, "pid")));
 	if (memory) {
 		snprintf(cpus, sizeof(cpus), "%lld",
 			 json_integer_value(json_object_get(vm, "cpus")));
@@ -127,8 +126,7 @@ static void ps_table(const json_t *list)
 	size_t i;
 
 	printf("%-20s %-20s %8s %5s %10s  %s\n", "NAME", "STATE", "PID", "CPUS", "MEMORY", "UP");
-	json_array_foreach((json_t *)list, i, vm)
-		ps_row(vm);
+	json_array_foreach((json_t *)list, i, vm) ps_row(vm);
 }
 
 int verb_ps(int argc, char **argv)

@@ -20,8 +20,7 @@ enum { ON_SIGNAL, ON_INPUT, ON_OUTPUT, ON_CONSOLE, ON_SIDE, ON_MAX };
 
 static void relay_signals(sigset_t *set)
 {
-	static const int signals[] = {SIGINT,  SIGTERM,	 SIGHUP, SIGCHLD,
-				      SIGTSTP, SIGWINCH, SIGCONT};
+	static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGTSTP, SIGWINCH, SIGCONT};
 
 	sigemptyset(set);
 	for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
@@ -198,9 +197,9 @@ static void relay_watch(const struct relay *relay, struct pollfd fds[ON_MAX])
 	if (relay->out.n)
 		fds[ON_OUTPUT] = (struct pollfd){.fd = STDOUT_FILENO, .events = POLLOUT};
 	if (forward || print)
-		fds[ON_CONSOLE] = (struct pollfd){
-			.fd = relay->console_fd,
-			.events = (print ? POLLIN : 0) | (forward ? POLLOUT : 0)};
+		fds[ON_CONSOLE] =
+			(struct pollfd){.fd = relay->console_fd,
+					.events = (print ? POLLIN : 0) | (forward ? POLLOUT : 0)};
 	if (!relay->ending)
 		fds[ON_SIDE].fd = relay->side_fd;
 }

@@ -12,17 +12,17 @@
 
 #include "mgmt/local/terminal.h"
 
-#define RELAY_ESCAPE	  0x1d /* Ctrl-] */
+#define RELAY_ESCAPE      0x1d /* Ctrl-] */
 #define RELAY_ESCAPE_NAME "Ctrl-]"
-#define RELAY_BUFFER	  4096
+#define RELAY_BUFFER      4096
 
 /* What the relay asks of its user. True from `key`, `signal` or `lost` ends it, once all that the
  * guest has printed is out. */
 struct relay_ops {
-	bool (*key)(void *data, char key);    /* typed after the escape key */
+	bool (*key)(void *data, char key);      /* typed after the escape key */
 	bool (*signal)(void *data, int signal); /* SIGINT, SIGTERM, SIGHUP, SIGCHLD */
-	bool (*lost)(void *data);	      /* the console's other end was closed */
-	bool (*side)(void *data);	      /* `side_fd` is ready; false: stop watching it */
+	bool (*lost)(void *data);               /* the console's other end was closed */
+	bool (*side)(void *data);               /* `side_fd` is ready; false: stop watching it */
 	void (*resize)(void *data, uint32_t columns, uint32_t rows);
 };
 
@@ -33,13 +33,13 @@ struct relay_buffer {
 
 struct relay {
 	const struct relay_ops *ops;
-	void *data;	/* for ops, weak */
+	void *data;     /* for ops, weak */
 	int console_fd; /* owned, -1 when there is none (any more) */
-	int side_fd;	/* borrowed, -1 for none */
-	int signal_fd;	/* owned */
-	bool reading;	/* standard input */
-	bool printing;	/* standard output takes what we write */
-	bool escaped;	/* the escape key was the last typed */
+	int side_fd;    /* borrowed, -1 for none */
+	int signal_fd;  /* owned */
+	bool reading;   /* standard input */
+	bool printing;  /* standard output takes what we write */
+	bool escaped;   /* the escape key was the last typed */
 	bool ending;
 	struct terminal terminal;
 	struct relay_buffer in, out;

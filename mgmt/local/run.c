@@ -134,8 +134,9 @@ static bool run_key(void *data, char key)
 		if (client_ask(&run->prepared->dir, CONTROL_QUIT, NULL, -1, NULL, &err) < 0)
 			kill(run->vmm, SIGKILL);
 	} else {
-		local_say(RELAY_ESCAPE_NAME " then p: power button, q: end the VM at once, "
-			  RELAY_ESCAPE_NAME ": the key itself");
+		local_say(RELAY_ESCAPE_NAME
+			  " then p: power button, q: end the VM at once, " RELAY_ESCAPE_NAME
+			  ": the key itself");
 	}
 	return false;
 }
@@ -172,7 +173,8 @@ static int run_attached(struct run *run, struct error *err)
 	} else {
 		if (run->relay.terminal.raw)
 			local_say("console of \"%s\"; " RELAY_ESCAPE_NAME " then h for help, q to "
-				  "end the VM", run->prepared->dir.name);
+				  "end the VM",
+				  run->prepared->dir.name);
 		run->relay.side_fd = run->prepared->ready_fd;
 		relay_run(&run->relay);
 	}

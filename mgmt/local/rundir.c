@@ -23,11 +23,11 @@
 
 /* How long a VMM that was just killed may take to give its memory and disks back. */
 #define RUNDIR_DYING_MS 500
-#define RUNDIR_TRIES	1000
+#define RUNDIR_TRIES    1000
 
 static const char *const rundir_files[] = {
-	RUNDIR_CONTROL,	    RUNDIR_CONTROL_PATH, RUNDIR_EXIT, RUNDIR_CONSOLE_LOG,
-	RUNDIR_VMM_LOG,	    RUNDIR_DESCRIPTION,	 RUNDIR_PID,
+	RUNDIR_CONTROL, RUNDIR_CONTROL_PATH, RUNDIR_EXIT, RUNDIR_CONSOLE_LOG,
+	RUNDIR_VMM_LOG, RUNDIR_DESCRIPTION,  RUNDIR_PID,
 };
 
 static int base_path(char *path, size_t size)
@@ -55,10 +55,11 @@ static int base_check(int fd, const char *path, struct error *err)
 		return error_set(err, -errno, "cannot look at run directory \"%s\": %s", path,
 				 strerror(errno));
 	if (st.st_uid != geteuid() || (st.st_mode & 022))
-		return error_set(err, -EPERM,
-				 "run directory \"%s\" can be written by others: remove it, or name "
-				 "another in CORRAL_RUN_DIRECTORY",
-				 path);
+		return error_set(
+			err, -EPERM,
+			"run directory \"%s\" can be written by others: remove it, or name "
+			"another in CORRAL_RUN_DIRECTORY",
+			path);
 	return 0;
 }
 
@@ -178,7 +179,8 @@ static int directory_open(struct rundir *dir, bool *ret_made)
 	dir->fd = openat(dir->base_fd, dir->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (dir->fd < 0)
 		return -errno;
-	dir->lock_fd = openat(dir->fd, RUNDIR_LOCK, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	dir->lock_fd =
+		openat(dir->fd, RUNDIR_LOCK, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (dir->lock_fd < 0 && *ret_made) {
 		int r = -errno;
 
@@ -220,10 +222,11 @@ int rundir_take(struct rundir *dir, const char *name, struct error *err)
 	if (r >= 0) {
 		r = directory_take(dir);
 		if (r == -EBUSY)
-			error_set(err, r,
-				  "a VM named \"%s\" is running: give another --name, or end it with "
-				  "`corral kill %s`",
-				  name, name);
+			error_set(
+				err, r,
+				"a VM named \"%s\" is running: give another --name, or end it with "
+				"`corral kill %s`",
+				name, name);
 		else if (r < 0)
 			error_set(err, r, "cannot make run directory \"%s\": %s", dir->path,
 				  strerror(-r));
@@ -247,7 +250,8 @@ int rundir_open(struct rundir *dir, const char *name, struct error *err)
 		dir->fd = openat(dir->base_fd, dir->name,
 				 O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 		if (dir->fd >= 0)
-			dir->lock_fd = openat(dir->fd, RUNDIR_LOCK, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+			dir->lock_fd =
+				openat(dir->fd, RUNDIR_LOCK, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
 		if (dir->lock_fd < 0)
 			r = error_set(err, -errno,
 				      errno == ENOENT ? "no VM named \"%s\", see `corral ps`"
@@ -307,7 +311,8 @@ int rundir_write(const struct rundir *dir, const char *file, const char *text, s
 
 int rundir_pid(const struct rundir *dir)
 {
-	_cleanup_(fd_closep) int fd = openat(dir->fd, RUNDIR_PID, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_(fd_closep) int fd =
+		openat(dir->fd, RUNDIR_PID, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	char text[16] = "";
 
 	if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)

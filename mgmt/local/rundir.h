@@ -13,16 +13,16 @@
 #include "base/error.h"
 #include "proto/vm.h"
 
-#define RUNDIR_PATH_MAX	    256
-#define RUNDIR_LOCK	    "lock"
-#define RUNDIR_CONTROL	    "control.sock"
+#define RUNDIR_PATH_MAX     256
+#define RUNDIR_LOCK         "lock"
+#define RUNDIR_CONTROL      "control.sock"
 #define RUNDIR_CONTROL_PATH "control" /* holds the path given with --control */
-#define RUNDIR_EXIT	    "exit.json"
+#define RUNDIR_EXIT         "exit.json"
 #define RUNDIR_CONSOLE_LOG  "console.log"
-#define RUNDIR_VMM_LOG	    "vmm.log"
+#define RUNDIR_VMM_LOG      "vmm.log"
 #define RUNDIR_DESCRIPTION  "vm.json"
-#define RUNDIR_PID	    "pid"
-#define RUNDIR_EMPTY	    "empty"
+#define RUNDIR_PID          "pid"
+#define RUNDIR_EMPTY        "empty"
 
 struct rundir {
 	char name[VM_NAME_MAX + 1];

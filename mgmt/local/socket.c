@@ -71,10 +71,11 @@ int socket_listen(const char *path, struct error *err)
 	int r = address_set(&address, path);
 
 	if (r < 0)
-		return error_set(err, r,
-				 "cannot make control socket \"%s\": a socket's path has at most %zu "
-				 "bytes",
-				 path, sizeof(address.sun_path) - 1);
+		return error_set(
+			err, r,
+			"cannot make control socket \"%s\": a socket's path has at most %zu "
+			"bytes",
+			path, sizeof(address.sun_path) - 1);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return error_set(err, -errno, "cannot make a control socket: %s", strerror(errno));

@@ -19,11 +19,11 @@
 #include "base/fd.h"
 #include "mgmt/local/open.h"
 
-#define PLACES_MAX    2
+#define PLACES_MAX      2
 #define ENVIRONMENT_MAX 32
 
 struct child {
-	const char *path;
+	const char *paths[PLACES_MAX + 1]; /* tried in turn, NULL after the last */
 	char *const *argv;
 	char **environment;
 	const struct spawn *spawn;
@@ -37,8 +37,8 @@ struct child {
  * business. */
 static bool environment_passes(const char *entry)
 {
-	static const char *const starts[] = {"ASAN_",	 "LSAN_",    "MSAN_",  "TSAN_",
-					     "UBSAN_",	 "GCOV_",    "LLVM_",  "LD_LIBRARY_PATH=",
+	static const char *const starts[] = {"ASAN_",  "LSAN_", "MSAN_", "TSAN_",
+					     "UBSAN_", "GCOV_", "LLVM_", "LD_LIBRARY_PATH=",
 					     "CORRAL_"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(starts); i++)
@@ -88,6 +88,17 @@ static int child_place_std(const struct child *child)
 	return 0;
 }
 
+/* Returns only when no place has it, or one has and it cannot be run. */
+static int child_exec(const struct child *child)
+{
+	for (size_t i = 0; child->paths[i]; i++) {
+		execve(child->paths[i], child->argv, child->environment);
+		if (errno != ENOENT)
+			break;
+	}
+	return -errno;
+}
+
 /* Runs in the launcher's memory, with its own descriptors: no malloc, no return. */
 static void __attribute__((noreturn)) child_run(struct child *child)
 {
@@ -104,8 +115,7 @@ static void __attribute__((noreturn)) child_run(struct child *child)
 		r = child_place_fds(child, child->spawn->grants->n_grants);
 	if (r >= 0) {
 		sigprocmask(SIG_SETMASK, child->spawn->mask, NULL);
-		execve(child->path, child->argv, child->environment);
-		r = -errno;
+		r = child_exec(child);
 	}
 	child->failed = -r;
 	_exit(127);
@@ -145,53 +155,55 @@ static int own_directory(char *path, size_t size)
 	return 0;
 }
 
+/* Beside our own binary, as in a build tree, or where an installation keeps it. */
 static int start_beside(struct child *child, pid_t *ret_pid, struct error *err)
 {
 	static const char *const places[PLACES_MAX] = {"corral-vmm",
 						       "../libexec/corral/corral-vmm"};
-	char own[PATH_MAX], path[PATH_MAX * 2];
+	char own[PATH_MAX], paths[PLACES_MAX][PATH_MAX * 2];
 	int r = own_directory(own, sizeof(own));
 
 	if (r < 0)
 		return error_set(err, r, "cannot tell where corral is: %s", strerror(-r));
-	r = -ENOENT;
-	for (size_t i = 0; i < PLACES_MAX && r == -ENOENT; i++) {
-		snprintf(path, sizeof(path), "%s/%s", own, places[i]);
-		child->path = path;
-		r = child_start(child, ret_pid);
+	for (size_t i = 0; i < PLACES_MAX; i++) {
+		snprintf(paths[i], sizeof(paths[i]), "%s/%s", own, places[i]);
+		child->paths[i] = paths[i];
 	}
+	r = child_start(child, ret_pid);
 	if (r == -ENOENT)
-		return error_set(err, r,
-				 "cannot find corral-vmm in %s or its ../libexec/corral: install it "
-				 "there or name it in CORRAL_VMM",
-				 own);
-	return r < 0 ? error_set(err, r, "cannot start \"%s\": %s", path, strerror(-r)) : 0;
+		return error_set(
+			err, r,
+			"cannot find corral-vmm in %s or its ../libexec/corral: install it "
+			"there or name it in CORRAL_VMM",
+			own);
+	return r < 0 ? error_set(err, r, "cannot start corral-vmm: %s", strerror(-r)) : 0;
 }
 
 int spawn_vmm(const struct spawn *spawn, pid_t *ret_pid, struct error *err)
 {
 	_cleanup_(fd_closep) int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	const char *named = getenv("CORRAL_VMM");
 	char names[GRANTS_MAX * NAMED_FDS_LENGTH];
-	char *argv[] = {"corral-vmm", "--fds", names, spawn->verbose ? "--log-level" : NULL, "info",
-			NULL};
+	char *argv[] = {"corral-vmm", "--fds", names, spawn->verbose ? "--log-level" : NULL,
+			"info",       NULL};
 	char *environment[ENVIRONMENT_MAX + 1];
 	struct child child = {.argv = argv,
 			      .environment = environment,
 			      .spawn = spawn,
 			      .null_fd = null_fd,
 			      .parent = getpid(),
-			      .path = getenv("CORRAL_VMM")};
+			      .paths = {named}};
 	int r;
 
 	if (null_fd < 0)
 		return error_set(err, -errno, "cannot open /dev/null: %s", strerror(errno));
 	grants_names(spawn->grants, names, sizeof(names));
 	environment_pick(environment);
-	if (!child.path || !child.path[0])
+	if (!named || !named[0])
 		return start_beside(&child, ret_pid, err);
 	r = child_start(&child, ret_pid);
 	if (r < 0)
-		return error_set(err, r, "cannot start \"%s\", named by CORRAL_VMM: %s", child.path,
+		return error_set(err, r, "cannot start \"%s\", named by CORRAL_VMM: %s", named,
 				 strerror(-r));
 	return 0;
 }

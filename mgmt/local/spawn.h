@@ -14,9 +14,9 @@ struct grants;
 
 struct spawn {
 	const struct grants *grants; /* borrowed */
-	const sigset_t *mask;	     /* borrowed: the signals the child blocks */
-	int stderr_fd;		     /* borrowed */
-	bool dies_with_us;	     /* killed when the launcher is */
+	const sigset_t *mask;        /* borrowed: the signals the child blocks */
+	int stderr_fd;               /* borrowed */
+	bool dies_with_us;           /* killed when the launcher is */
 	bool verbose;
 };
 

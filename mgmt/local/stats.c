@@ -42,7 +42,8 @@ static void memory_print(const json_t *memory)
 	json_t *value;
 
 	printf("memory\n");
-	json_object_foreach((json_t *)memory, key, value) {
+	json_object_foreach((json_t *)memory, key, value)
+	{
 		json_int_t bytes = json_integer_value(value);
 
 		snprintf(label, sizeof(label), "%s", memory_text(key));
@@ -73,7 +74,8 @@ static void exits_print(const json_t *exits)
 	const char *key;
 	size_t n = 0;
 
-	json_object_foreach((json_t *)exits, key, value) {
+	json_object_foreach((json_t *)exits, key, value)
+	{
 		if (n == EXITS_MAX)
 			break;
 		list[n++] = (struct exit_count){key, json_integer_value(value)};
@@ -96,7 +98,8 @@ void stats_print(const json_t *counters)
 	const char *key;
 	json_t *value;
 
-	json_object_foreach((json_t *)counters, key, value) {
+	json_object_foreach((json_t *)counters, key, value)
+	{
 		if (!strcmp(key, "memory") && json_is_object(value)) {
 			memory_print(value);
 		} else if (!strcmp(key, "exits") && json_is_object(value)) {

@@ -31,7 +31,8 @@ static void value_print(FILE *file, const json_t *value)
 		fputs(json_is_true(value) ? "yes" : "no", file);
 	else if (json_is_real(value))
 		fprintf(file, "%g", json_real_value(value));
-	json_array_foreach((json_t *)value, i, item) {
+	json_array_foreach((json_t *)value, i, item)
+	{
 		if (i)
 			fputc(' ', file);
 		value_print(file, item);
@@ -43,7 +44,8 @@ void tree_print(FILE *file, const json_t *object, int indent)
 	const char *key;
 	json_t *value;
 
-	json_object_foreach((json_t *)object, key, value) {
+	json_object_foreach((json_t *)object, key, value)
+	{
 		int width = indent + (int)strlen(key);
 
 		fprintf(file, "%*s", indent, "");

@@ -22,7 +22,7 @@
 #include "mgmt/local/tree.h"
 
 #define SHUTDOWN_TIMEOUT_S 60
-#define KILL_TIMEOUT_MS	   5000
+#define KILL_TIMEOUT_MS    5000
 
 struct words {
 	bool json;
@@ -157,7 +157,9 @@ static int shutdown_named(const struct rundir *dir, int seconds, struct error *e
 
 	if (r >= 0)
 		r = client_call(&client, CONTROL_POWER_BUTTON, NULL, -1, NULL, err);
-	if (r >= 0 && seconds && !client_wait_end(&client, seconds * 1000))
+	if (r == -EPIPE)
+		r = 0; /* it was quicker to end than to answer */
+	else if (r >= 0 && seconds && !client_wait_end(&client, seconds * 1000))
 		r = error_set(err, -ETIMEDOUT,
 			      "\"%s\" has not powered off within %d s: `corral kill %s` ends it",
 			      dir->name, seconds, dir->name);
@@ -223,8 +225,8 @@ static int kill_hard(const struct rundir *dir, struct error *err)
 				 strerror(errno));
 	end.fd = process;
 	if (!poll(&end, 1, KILL_TIMEOUT_MS))
-		return error_set(err, -ETIMEDOUT, "the VMM of \"%s\" was killed but has not ended yet",
-				 dir->name);
+		return error_set(err, -ETIMEDOUT,
+				 "the VMM of \"%s\" was killed but has not ended yet", dir->name);
 	kill_record(dir);
 	return 0;
 }
@@ -233,18 +235,17 @@ static int kill_hard(const struct rundir *dir, struct error *err)
 static int kill_named(const struct rundir *dir, struct error *err)
 {
 	struct client client;
-	int r = client_open(&client, dir, err);
+	int r;
 
-	if (r >= 0)
-		r = client_call(&client, CONTROL_QUIT, NULL, -1, NULL, err);
-	if (r >= 0 && !client_wait_end(&client, CLIENT_TIMEOUT_MS))
-		r = -ETIMEDOUT;
-	client_close(&client);
-	if (r >= 0)
-		return 0;
 	if (!rundir_alive(dir))
 		return error_set(err, -ESRCH, "\"%s\" is not running, see `corral ps`", dir->name);
-	return kill_hard(dir, err);
+	r = client_open(&client, dir, err);
+	if (r >= 0)
+		r = client_call(&client, CONTROL_QUIT, NULL, -1, NULL, err);
+	if (r >= 0 && client_wait_end(&client, CLIENT_TIMEOUT_MS))
+		r = 1;
+	client_close(&client);
+	return r == 1 ? 0 : kill_hard(dir, err);
 }
 
 int verb_kill(int argc, char **argv)

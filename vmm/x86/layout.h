@@ -48,19 +48,10 @@
 #define LAYOUT_MEMORY_MIN  0x200000u
 #define LAYOUT_MEMORY_STEP 0x200000u /* sizes of VMs come in steps of this */
 
-/* I/O ports. Windows of PCI I/O BARs: 0x1000 to 0xffff. */
-#define LAYOUT_PORT_RTC     0x70u
-#define LAYOUT_PORT_I8042   0x64u
-#define LAYOUT_PORT_SERIAL  0x3f8u
-#define LAYOUT_PORT_PVPANIC 0x505u
-#define LAYOUT_PORT_SLEEP   0x600u /* sleep control, sleep status and reset are one byte */
-#define LAYOUT_PORT_TIMER   0x608u
-#define LAYOUT_PORT_EVENT   0x610u /* cause byte of the generic event device */
+/* I/O ports of PCI: configuration, and where the window of I/O BARs starts (it goes to 0xffff).
+ * Those of the platform devices are in their headers, and as much ABI as these. */
 #define LAYOUT_PORT_PCI     0xcf8u
 #define LAYOUT_PORT_PCI_BAR 0x1000u
-
-#define LAYOUT_GSI_SERIAL   4u
-#define LAYOUT_GSI_EVENT    9u
 
 /* Where RAM goes: one range, or two around the hole. Returns how many. `size` is page-aligned. */
 uint32_t layout_ram(uint64_t size, struct memory_range ret[2]);

@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Seeded nonsense for every device: all of its registers and its configuration space are written at
+ * random, its rings filled with random descriptors and chains of nearly right requests. The device
+ * may want a reset; after one it has to work, and nothing else may have noticed.
+ *
+ * A device does what its registers say, so what would destroy this guest by right is left out:
+ * rings and buffers are in the arena or where no RAM is, messages are ordinary interrupts. Command
+ * line: seed, rounds (a device), or seconds (a device) instead of rounds.
+ */
+#define DISK_SIZE (64 * 1024)
+
+#ifdef GUEST
+
+#include "guest-tests/runtime/acpi.h"
+#include "guest-tests/runtime/blk.h"
+#include "guest-tests/runtime/board.h"
+#include "guest-tests/runtime/devices.h"
+
+#define ARENA           0x1000000ul
+#define ARENA_SIZE      0x2000000ul
+#define RINGS           ARENA
+#define RING_STRIDE     0x20000ul
+#define HEADERS         (ARENA + 0x800000)
+#define DATA            (ARENA + 0x1000000)
+
+#define REGISTER_WRITES 150
+#define CONFIG_WRITES   60
+#define RING_KICKS      12
+#define RING_ENTRIES    16
+#define PM_TIMER_HZ     3579545u
+
+static struct test_device *devices;
+static uint64_t state;
+static gpa_t ram_end;
+static uint32_t saved_config[64];
+
+static uint32_t any(uint32_t below)
+{
+	return (uint32_t)((random_next(&state) >> 32) % below);
+}
+
+static uint32_t any32(void)
+{
+	/* Small numbers, bits and all ones are the interesting ones. */
+	switch (any(4)) {
+	case 0:
+		return any(16);
+	case 1:
+		return 1u << any(32);
+	case 2:
+		return ~0u;
+	default:
+		return (uint32_t)(random_next(&state) >> 16);
+	}
+}
+
+/* In the arena, or where writing has to be refused: no RAM, devices, the end of RAM, a wrap. */
+static gpa_t any_gpa(void)
+{
+	switch (any(8)) {
+	case 0:
+		return ram_end + any(1 << 20);
+	case 1:
+		return ram_end - any(64);
+	case 2:
+		return 0xc0000000 + any(0x3fffffff);
+	case 3:
+		return ~0ull - any(4096);
+	case 4:
+		return random_next(&state) | 1ull << 40;
+	default:
+		return DATA + any(1 << 22);
+	}
+}
+
+static void write_any_width(gpa_t at, uint32_t value)
+{
+	switch (any(4)) {
+	case 0:
+		mmio_write8(at, (uint8_t)value);
+		break;
+	case 1:
+		mmio_write16(at & ~1ull, (uint16_t)value);
+		break;
+	default:
+		mmio_write32(at & ~3ull, value);
+	}
+}
+
+/* The two halves of a ring address: together in the arena or out of RAM. */
+static void write_ring_address(gpa_t common)
+{
+	unsigned int reg = VIRTIO_COMMON_QUEUE_DESC + any(3) * 8;
+
+	if (any(4))
+		mmio_write32(common + reg, (uint32_t)(RINGS + any(0x100000)));
+	else
+		mmio_write32(common + reg, (uint32_t)(ram_end + any(0x10000000)));
+	mmio_write32(common + reg + 4, any(4) ? 0 : any32());
+}
+
+static void write_common(gpa_t common)
+{
+	unsigned int offset = any(VIRTIO_COMMON_QUEUE_DESC + 8);
+
+	if (offset >= VIRTIO_COMMON_QUEUE_DESC)
+		write_ring_address(common);
+	else if (any(3) == 0)
+		mmio_write16(common + VIRTIO_COMMON_QUEUE_SELECT, (uint16_t)any(8));
+	else
+		write_any_width(common + offset, any32());
+}
+
+static void write_msix_entry(const struct pci_device *pci)
+{
+	gpa_t at = pci->msix_table + any(pci->n_vectors) * 16;
+
+	switch (any(4)) {
+	case 0:
+		mmio_write32(at, 0xfee00000 | (any32() & 0xff00c));
+		break;
+	case 1:
+		mmio_write32(at + 4, any(2) ? 0 : any32());
+		break;
+	case 2:
+		/* Fixed delivery, a vector of ours: others would end this guest by right. */
+		mmio_write32(at + 8, (any32() & 0xffffc000) | (0x30 + any(0xc0)));
+		break;
+	default:
+		mmio_write32(at + 12, any32());
+	}
+}
+
+static void write_registers(const struct virtio_device *dev)
+{
+	for (unsigned int i = 0; i < REGISTER_WRITES; i++) {
+		switch (any(8)) {
+		case 0:
+			write_msix_entry(&dev->pci);
+			break;
+		case 1:
+			mmio_write32(dev->pci.msix_pba + any(2) * 4, any32());
+			break;
+		case 2:
+			if (dev->config_len >= 4)
+				write_any_width(dev->config + any(dev->config_len & ~3u), any32());
+			break;
+		case 3:
+			write_any_width(dev->notify + any(dev->notify_len & ~3u), any32());
+			break;
+		case 4:
+			write_any_width(dev->isr, any32());
+			(void)mmio_read8(dev->isr);
+			break;
+		case 5:
+			(void)mmio_read32(dev->common + any(VIRTIO_COMMON_SIZE & ~3u));
+			break;
+		default:
+			write_common(dev->common);
+		}
+	}
+}
+
+static unsigned int window_cap(const struct pci_device *pci)
+{
+	unsigned int cap = 0;
+
+	while ((cap = pci_find_capability(pci, PCI_CAP_VENDOR, cap))) {
+		if (pci_read8(pci, cap + 3) == VIRTIO_CAP_PCI)
+			return cap;
+	}
+	return 0;
+}
+
+static void write_config(const struct pci_device *pci)
+{
+	unsigned int window = window_cap(pci), widths[] = {1, 2, 4};
+
+	for (unsigned int i = 0; i < 64; i++)
+		saved_config[i] = pci_read32(pci, i * 4);
+	for (unsigned int i = 0; i < CONFIG_WRITES; i++) {
+		unsigned int width = widths[any(3)], offset = any(256) & ~(width - 1);
+		uint32_t value = any32();
+
+		if (window && any(4) == 0)
+			offset = window + (4 + any(16)) / width * width;
+		/* The window reaches all of the above: only ones through it, which are nowhere. */
+		if (window && offset >= window + 16 && offset < window + 20)
+			value = ~0u;
+		if (any(2))
+			pci_port_write(pci, offset, width, value);
+		else
+			pci_ecam_write(pci, offset, width, value);
+		(void)pci_port_read(pci, offset, width);
+	}
+	for (unsigned int i = 0; i < 64; i++) {
+		if (i * 4 != PCI_COMMAND && !(window && i * 4 == window + 16))
+			pci_port_write(pci, i * 4, 4, saved_config[i]);
+	}
+	pci_port_write(pci, PCI_COMMAND, 4, saved_config[PCI_COMMAND / 4] & 0xffff);
+}
+
+/* A header that a disk may take for one, of a request that spares the sectors that are checked. */
+static void fill_header(gpa_t at)
+{
+	static const uint32_t types[] = {BLK_IN,      BLK_OUT,          BLK_FLUSH, BLK_GET_ID,
+					 BLK_DISCARD, BLK_WRITE_ZEROES, 0x80000000};
+	uint32_t *h = (uint32_t *)at;
+
+	h[0] = any(8) ? types[any(ARRAY_SIZE(types))] : any32();
+	h[1] = any32();
+	*(uint64_t *)(h + 2) = any(4) ? 64 + any(80) : random_next(&state) | 1ull << 40;
+	/* The same bytes as a range to discard: high bits keep it off the checked sectors. */
+}
+
+static void fill_desc(struct virtq_desc *d, bool first)
+{
+	static const uint32_t lens[] = {0, 1, 15, 16, 512, 4096, 65536, 0x7fffffff, 0xffffffff};
+
+	d->gpa = any_gpa();
+	d->len = any(4) ? lens[any(ARRAY_SIZE(lens))] : any32();
+	d->flags = (uint16_t)(any(8) ? any(4) : any(8) ? VIRTQ_DESC_INDIRECT : any32());
+	d->next = (uint16_t)(any(8) ? any(RING_ENTRIES) : any32());
+	if (first && any(2)) {
+		d->gpa = HEADERS + any(64) * 16;
+		d->len = 16;
+		d->flags = VIRTQ_DESC_NEXT;
+		fill_header(d->gpa);
+	} else if (d->flags == VIRTQ_DESC_INDIRECT && any(2)) {
+		d->gpa = RINGS + any(8) * RING_STRIDE;
+		d->len = 16 * any(32);
+	}
+}
+
+static void fill_rings(gpa_t at, unsigned int size)
+{
+	struct virtq_desc *desc = (struct virtq_desc *)at;
+	struct virtq_avail *avail = (struct virtq_avail *)(at + 0x8000);
+
+	for (unsigned int i = 0; i < RING_ENTRIES; i++)
+		fill_desc(&desc[i], i & 1);
+	for (unsigned int i = 0; i < size; i++)
+		avail->ring[i] = (uint16_t)(any(16) ? any(RING_ENTRIES) : any32());
+	avail->flags = (uint16_t)any(4);
+}
+
+static void set_up_queue(const struct virtio_device *dev, unsigned int i, unsigned int size)
+{
+	gpa_t at = RINGS + i * RING_STRIDE, common = dev->common;
+
+	(void)virtq_max_size(dev, i);
+	memset((void *)(at + 0x8000), 0, 512);
+	memset((void *)(at + 0x10000), 0, 512);
+	mmio_write16(common + VIRTIO_COMMON_QUEUE_SIZE, (uint16_t)size);
+	mmio_write16(common + VIRTIO_COMMON_QUEUE_VECTOR, (uint16_t)any(3));
+	mmio_write32(common + VIRTIO_COMMON_QUEUE_DESC, (uint32_t)at);
+	mmio_write32(common + VIRTIO_COMMON_QUEUE_DESC + 4, 0);
+	mmio_write32(common + VIRTIO_COMMON_QUEUE_DRIVER, (uint32_t)at + 0x8000);
+	mmio_write32(common + VIRTIO_COMMON_QUEUE_DRIVER + 4, 0);
+	mmio_write32(common + VIRTIO_COMMON_QUEUE_DEVICE, (uint32_t)at + 0x10000);
+	mmio_write32(common + VIRTIO_COMMON_QUEUE_DEVICE + 4, 0);
+	mmio_write16(common + VIRTIO_COMMON_QUEUE_ENABLE, 1);
+}
+
+static void kick_garbage(const struct virtio_device *dev, unsigned int n, unsigned int size)
+{
+	for (unsigned int i = 0; i < RING_KICKS; i++) {
+		unsigned int q = any(n);
+		gpa_t at = RINGS + q * RING_STRIDE;
+		volatile struct virtq_avail *avail = (struct virtq_avail *)(at + 0x8000);
+
+		fill_rings(at, size);
+		full_barrier();
+		/* Mostly a few more requests, at times more than fit. */
+		avail->idx = (uint16_t)(avail->idx + (any(8) ? 1 + any(4) : any32()));
+		(void)virtq_max_size(dev, q);
+		mmio_write16(dev->notify +
+				     mmio_read16(dev->common + VIRTIO_COMMON_QUEUE_NOTIFY_OFF) *
+					     dev->notify_multiplier,
+			     (uint16_t)q);
+	}
+}
+
+static void write_rings(struct virtio_device *dev)
+{
+	unsigned int n = mmio_read16(dev->common + VIRTIO_COMMON_N_QUEUES), size = 8;
+
+	n = n < 8 ? n : 8;
+	virtio_begin(dev, random_next(&state));
+	for (unsigned int i = 0; i < n; i++)
+		set_up_queue(dev, i, size);
+	virtio_driver_ok(dev);
+	kick_garbage(dev, n, size);
+	sleep_ms(1);
+}
+
+static uint32_t pm_now(void)
+{
+	return inl(acpi_info()->pm_timer) & 0xffffff;
+}
+
+static void round_of(const struct test_device *d)
+{
+	write_registers(d->dev);
+	write_config(&d->dev->pci);
+	write_rings(d->dev);
+	virtio_reset(d->dev);
+	d->start();
+	d->check();
+}
+
+static void run(const struct guest_boot *boot, const struct test_device *d)
+{
+	uint64_t rounds = cmdline_number(boot, "rounds", 6), n = 0, ticks = 0;
+	uint64_t seconds = cmdline_number(boot, "seconds", 0);
+	uint32_t before;
+
+	state = cmdline_number(boot, "seed", 1) * 0x9e3779b97f4a7c15ull + (uint64_t)d->name[0];
+	ram_end = boot->ram_end;
+	d->start();
+	while (seconds ? ticks / PM_TIMER_HZ < seconds : n < rounds) {
+		before = pm_now();
+		round_of(d);
+		ticks += (pm_now() - before) & 0xffffff;
+		n++;
+	}
+	note("%s %lu rounds, %u stray interrupts", d->name, n, irq_stray_count());
+	for (unsigned int i = 0; i < N_TEST_DEVICES; i++) {
+		devices[i].start();
+		devices[i].check();
+	}
+}
+
+static void disk(struct guest_boot *boot)
+{
+	run(boot, &devices[0]);
+}
+
+static void console(struct guest_boot *boot)
+{
+	run(boot, &devices[1]);
+}
+
+static void rng(struct guest_boot *boot)
+{
+	run(boot, &devices[2]);
+}
+
+/* The board's small devices: any value but the ones that end the machine as they should. */
+static void ports(struct guest_boot *boot)
+{
+	static const uint16_t at[] = {BOARD_SERIAL_PORT + 1,
+				      BOARD_SERIAL_PORT + 2,
+				      BOARD_SERIAL_PORT + 3,
+				      BOARD_SERIAL_PORT + 4,
+				      BOARD_SERIAL_PORT + 5,
+				      BOARD_SERIAL_PORT + 6,
+				      BOARD_SERIAL_PORT + 7,
+				      0x60,
+				      0x61,
+				      0x70,
+				      0x71,
+				      0x608,
+				      0x609,
+				      0x60a,
+				      0x60b,
+				      BOARD_GED_PORT,
+				      0xcf8,
+				      0xcf9 + 1,
+				      0xcfb};
+
+	state = cmdline_number(boot, "seed", 1) * 0x9e3779b97f4a7c15ull;
+	for (unsigned int i = 0; i < 40 * cmdline_number(boot, "rounds", 6); i++) {
+		uint16_t port = at[any(ARRAY_SIZE(at))];
+
+		switch (any(4)) {
+		case 0:
+			outb(port, (uint8_t)any32());
+			break;
+		case 1:
+			(void)inb(port);
+			break;
+		case 2:
+			(void)inl(port & 0xfffc);
+			break;
+		default:
+			(void)inw(port & 0xfffe);
+		}
+	}
+	serial_init();
+	print("\n");
+	/* What is nowhere reads as something and swallows writes. */
+	mmio_write32(0xfe000000, any32());
+	(void)mmio_read32(0xfe000000);
+	outl(0x1230, any32());
+	GUEST_ASSERT(inb(0x1230) == 0xff, "0x%x", inb(0x1230));
+}
+
+void guest_main(struct guest_boot *boot)
+{
+	devices = test_devices();
+	guest_case("disk", disk, boot);
+	guest_case("console", console, boot);
+	guest_case("rng", rng, boot);
+	guest_case("ports", ports, boot);
+}
+
+#else
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "guest-tests/host/harness.h"
+
+/* GUEST_TEST_SECONDS: that long for each device, with a seed that is printed. */
+int main(int argc, char **argv)
+{
+	const char *seconds = getenv("GUEST_TEST_SECONDS"), *seed = getenv("GUEST_TEST_SEED");
+	struct vm_config config = {0};
+	char append[96];
+
+	test_init(argc, argv);
+	file_count_up(test_file("disk"), DISK_SIZE);
+	config.disks[0].path = test_file("disk");
+	snprintf(append, sizeof(append), "seed=%s seconds=%s", seed ? seed : "1",
+		 seconds ? seconds : "0");
+	config.append = append;
+	config.timeout_s = 60 + (seconds ? (unsigned int)atoi(seconds) * 4 : 0);
+	printf("%s\n", append);
+	return vm_judge(vm_start(&config));
+}
+
+#endif

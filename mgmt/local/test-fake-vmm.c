@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A program that keeps a VMM's contract towards its launcher and runs no guest: descriptors by
+ * --fds, a byte on "ready", the control protocol, an exit record. What its guest does is written on
+ * the kernel's command line, a word each:
+ *
+ *   say=TEXT    prints TEXT and a newline     flood=N    prints N bytes of 'x'
+ *   fds         prints the descriptors it has  env        prints its environment
+ *   end=REASON  ends with that exit record    die=N      ends by signal N
+ *   fail        fails to start                 exit=N     ends with status N and no record
+ *   echo        sends console input back       stubborn   ignores the power button
+ *   deaf        never answers the control socket, nor SIGTERM
+ *   garbage     answers the control socket with what is no JSON
+ */
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "proto/control.h"
+#include "proto/exit.h"
+#include "proto/vm.h"
+
+#define CLIENTS_MAX 8
+
+struct fake {
+	struct named_fds fds;
+	struct vm_description vm;
+	int console_fd, log_fd, control_fd, exit_fd, signal_fd;
+	int clients[CLIENTS_MAX];
+	uint32_t n_clients;
+	enum vm_state state;
+	bool stubborn, deaf, garbage, echo, pressed;
+};
+
+static void __attribute__((noreturn)) fake_end(struct fake *fake, enum exit_reason reason)
+{
+	char text[200];
+	int n = snprintf(text, sizeof(text),
+			 "{\"name\": \"%s\", \"reason\": \"%s\", \"status\": %d, \"text\": "
+			 "\"the fake guest's \\u001b[31mend\", \"ran-ms\": 1, \"ended-unix\": %ld, "
+			 "\"resets\": 0}",
+			 fake->vm.name, exit_reason_names[reason], exit_status(reason),
+			 (long)time(NULL));
+
+	if (fd_write_full(fake->exit_fd, text, n) < 0)
+		_exit(100);
+	_exit(exit_status(reason));
+}
+
+static void __attribute__((format(printf, 2, 3)))
+fake_print(struct fake *fake, const char *format, ...)
+{
+	char text[4096];
+	va_list list;
+	int n;
+
+	va_start(list, format);
+	n = vsnprintf(text, sizeof(text), format, list);
+	va_end(list);
+	if (fake->log_fd >= 0 && fd_write_full(fake->log_fd, text, n) < 0)
+		_exit(101);
+	if (fake->console_fd >= 0 && fd_write_full(fake->console_fd, text, n) < 0)
+		fake->console_fd = fd_close(fake->console_fd);
+}
+
+/* "3 description r" … one line each; what is not in the list of names is "leaked". */
+static void fake_print_fds(struct fake *fake, const char *names)
+{
+	static const char *const rights[] = {"r", "w", "rw", "?"};
+
+	for (int fd = 0; fd < 256; fd++) {
+		int flags = fcntl(fd, F_GETFL);
+		size_t length = strcspn(names, ",");
+
+		if (flags < 0)
+			continue;
+		if (fd < NAMED_FDS_FIRST) {
+			fake_print(fake, "%d std\n", fd);
+			continue;
+		}
+		fake_print(fake, "%d %.*s %s%s\n", fd, length ? (int)length : 6,
+			   length ? names : "leaked", flags & O_PATH ? "p" : rights[flags & 3],
+			   flags & O_DIRECT ? "d" : "");
+		names += length + (names[length] == ',');
+	}
+}
+
+static void fake_flood(struct fake *fake, size_t size)
+{
+	char data[1000];
+
+	memset(data, 'x', sizeof(data));
+	for (size_t n; size; size -= n) {
+		n = MIN(size, sizeof(data));
+		if (fd_write_full(fake->console_fd, data, n) < 0)
+			_exit(102);
+	}
+}
+
+static bool word_value(const char *word, const char *key, const char **ret_value)
+{
+	size_t length = strlen(key);
+
+	*ret_value = word + length;
+	return !strncmp(word, key, length);
+}
+
+static void fake_end_by_name(struct fake *fake, const char *name)
+{
+	for (int i = 0; exit_reason_names[i]; i++)
+		if (!strcmp(exit_reason_names[i], name))
+			fake_end(fake, i);
+	_exit(103);
+}
+
+/* Words that decide how it behaves, before it says that it runs. */
+static void fake_prepare(struct fake *fake, const char *word, const char *names)
+{
+	fake->stubborn |= !strcmp(word, "stubborn");
+	fake->deaf |= !strcmp(word, "deaf");
+	fake->garbage |= !strcmp(word, "garbage");
+	fake->echo |= !strcmp(word, "echo");
+	if (!strcmp(word, "fds"))
+		fake_print_fds(fake, names);
+	if (!strcmp(word, "fail")) {
+		fprintf(stderr, "corral-vmm: cannot load the fake kernel: it is fake\n");
+		fake_end(fake, EXIT_START_FAILED);
+	}
+}
+
+static void fake_act(struct fake *fake, const char *word)
+{
+	const char *value;
+
+	if (word_value(word, "say=", &value))
+		fake_print(fake, "%s\n", value);
+	else if (word_value(word, "flood=", &value))
+		fake_flood(fake, strtoul(value, NULL, 10));
+	else if (word_value(word, "end=", &value))
+		fake_end_by_name(fake, value);
+	else if (word_value(word, "exit=", &value))
+		_exit(atoi(value));
+	else if (word_value(word, "die=", &value))
+		kill(getpid(), atoi(value));
+	else if (!strcmp(word, "env"))
+		for (char **entry = environ; *entry; entry++)
+			fake_print(fake, "%s\n", *entry);
+}
+
+static void fake_each_word(struct fake *fake, const char *names)
+{
+	_cleanup_(freep) char *text = strdup(fake->vm.append);
+	char *rest = text;
+
+	for (char *word; (word = strsep(&rest, " "));) {
+		if (names)
+			fake_prepare(fake, word, names);
+		else
+			fake_act(fake, word);
+	}
+}
+
+static json_t *fake_status(const struct fake *fake)
+{
+	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:s}", "name", fake->vm.name,
+			 "state", vm_state_names[fake->state], "cpus", (json_int_t)fake->vm.cpus,
+			 "memory", (json_int_t)fake->vm.memory.size, "pid", (json_int_t)getpid(),
+			 "up-ms", (json_int_t)61000, "resets", (json_int_t)0, "machine",
+			 fake->vm.machine, "version", "fake");
+}
+
+static json_t *fake_counters(void)
+{
+	return json_pack("{s:{s:i, s:i}, s:{s:{s:i}}, s:{s:I, s:I, s:I, s:I, s:I}}", "exits", "io",
+			 3, "halt", 9, "devices", "disk0", "requests", 5, "memory", "ksm-shared",
+			 (json_int_t)4096, "ksm-sharing", (json_int_t)8192, "ksm-profit",
+			 (json_int_t)-640, "private", (json_int_t)1048576, "guest",
+			 (json_int_t)536870912);
+}
+
+static void fake_press(struct fake *fake)
+{
+	if (!fake->stubborn)
+		fake_end(fake, EXIT_POWER_OFF);
+	if (fake->pressed)
+		fake_end(fake, EXIT_QUIT);
+}
+
+/* The result object, NULL for a method it refuses. */
+static json_t *fake_method(struct fake *fake, const char *method, json_t *params, int fd)
+{
+	if (!strcmp(method, "status"))
+		return fake_status(fake);
+	if (!strcmp(method, "counters"))
+		return fake_counters();
+	if (!strcmp(method, "sandbox"))
+		return json_pack("{s:s}", "seccomp", "fake");
+	if (!strcmp(method, "pause"))
+		fake->state = VM_PAUSED;
+	else if (!strcmp(method, "resume"))
+		fake->state = VM_RUNNING;
+	else if (!strcmp(method, "quit"))
+		fake_end(fake, EXIT_QUIT);
+	else if (!strcmp(method, "power-button"))
+		fake_press(fake);
+	else if (!strcmp(method, "resize"))
+		fake_print(fake, "size %lldx%lld\n",
+			   json_integer_value(json_object_get(params, "columns")),
+			   json_integer_value(json_object_get(params, "rows")));
+	else if (strcmp(method, "console"))
+		return NULL;
+	if (fd >= 0) {
+		fd_close(fake->console_fd);
+		fake->console_fd = fd;
+		fake_print(fake, "hello again\n");
+	}
+	return json_object();
+}
+
+static void fake_answer(struct fake *fake, int client, char *line, int fd)
+{
+	json_t *request = json_loads(line, 0, NULL), *result, *answer;
+	const char *method = json_string_value(json_object_get(request, "method"));
+	json_t *id = json_object_get(request, "id");
+	char *text;
+
+	if (!method || !id)
+		_exit(104);
+	result = fake_method(fake, method, json_object_get(request, "params"), fd);
+	answer = result ? json_pack("{s:O, s:o}", "id", id, "result", result)
+			: json_pack("{s:O, s:{s:s, s:s}}", "id", id, "error", "code", "ENOTSUP",
+				    "text", "the fake VMM cannot\x1b do that");
+	text = json_dumps(answer, JSON_COMPACT);
+	/* An event first, as a VMM may send one at any time. */
+	dprintf(client, "{\"event\": \"fake\"}\n%s\n", fake->garbage ? "\xff{" : text);
+	free(text);
+	json_decref(answer);
+	json_decref(request);
+}
+
+static void fake_client(struct fake *fake, uint32_t i)
+{
+	char line[4096];
+	size_t n_fds = 0;
+	int fd = -1;
+	ssize_t n = fd_receive(fake->clients[i], line, sizeof(line) - 1, &fd, 1, &n_fds);
+
+	if (n <= 0) {
+		fd_close(fake->clients[i]);
+		fake->clients[i] = fake->clients[--fake->n_clients];
+		return;
+	}
+	line[n] = '\0';
+	fake_answer(fake, fake->clients[i], line, n_fds ? fd : -1);
+}
+
+static void fake_console(struct fake *fake)
+{
+	char data[512];
+	ssize_t n = read(fake->console_fd, data, sizeof(data));
+
+	if (n <= 0)
+		fake->console_fd = fd_close(fake->console_fd);
+	else if (fake->echo && fd_write_full(fake->console_fd, data, n) < 0)
+		fake->console_fd = fd_close(fake->console_fd);
+}
+
+static void fake_signal(struct fake *fake)
+{
+	struct signalfd_siginfo info;
+
+	if (read(fake->signal_fd, &info, sizeof(info)) != sizeof(info))
+		_exit(105);
+	fake_press(fake);
+	fake->pressed = true;
+	fake_print(fake, "pressed\n");
+}
+
+static void fake_turn(struct fake *fake)
+{
+	struct pollfd fds[3 + CLIENTS_MAX] = {{.fd = fake->signal_fd, .events = POLLIN},
+					      {.fd = fake->control_fd, .events = POLLIN},
+					      {.fd = fake->console_fd, .events = POLLIN}};
+	uint32_t n = fake->n_clients;
+
+	for (uint32_t i = 0; i < n; i++)
+		fds[3 + i] = (struct pollfd){.fd = fake->clients[i], .events = POLLIN};
+	if (poll(fds, 3 + n, -1) < 0)
+		_exit(106);
+	for (uint32_t i = n; i-- > 0;)
+		if (fds[3 + i].revents)
+			fake_client(fake, i);
+	if (fds[0].revents)
+		fake_signal(fake);
+	if (fds[1].revents && fake->n_clients < CLIENTS_MAX)
+		fake->clients[fake->n_clients++] = accept4(fake->control_fd, NULL, NULL, 0);
+	if (fds[2].revents)
+		fake_console(fake);
+}
+
+static void fake_read_description(struct fake *fake)
+{
+	struct error err = ERROR_NULL;
+	char *text;
+	size_t size;
+
+	if (fd_read_all(named_fds_take(&fake->fds, VM_FD_DESCRIPTION), 1 << 20, &text, &size) < 0 ||
+	    table_init(&vm_table, &fake->vm) < 0 ||
+	    table_from_text(&vm_table, text, size, "description", &fake->vm, &err) < 0 ||
+	    vm_check(&fake->vm, &err) < 0) {
+		fprintf(stderr, "fake-vmm: %s\n", err.text);
+		_exit(107);
+	}
+	free(text);
+}
+
+static void fake_signals(struct fake *fake)
+{
+	sigset_t set;
+
+	sigprocmask(SIG_SETMASK, NULL, &set);
+	if (sigismember(&set, SIGINT) || sigismember(&set, SIGPIPE))
+		_exit(108); /* the launcher's mask must not reach us */
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	fake->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
+}
+
+int main(int argc, char **argv)
+{
+	struct fake fake = {.state = VM_RUNNING};
+	struct error err = ERROR_NULL;
+	char names[4096];
+	int ready;
+
+	if (argc < 3 || strcmp(argv[1], "--fds") != 0)
+		return 109;
+	snprintf(names, sizeof(names), "%s", argv[2]);
+	if (named_fds_parse(&fake.fds, argv[2], &err) < 0) {
+		fprintf(stderr, "fake-vmm: %s\n", err.text);
+		return 110;
+	}
+	fake_read_description(&fake);
+	fake.console_fd = named_fds_take(&fake.fds, VM_FD_CONSOLE);
+	fake.log_fd = named_fds_take(&fake.fds, VM_FD_CONSOLE_LOG);
+	fake.control_fd = named_fds_take(&fake.fds, VM_FD_CONTROL);
+	fake.exit_fd = named_fds_take(&fake.fds, VM_FD_EXIT);
+	ready = named_fds_take(&fake.fds, VM_FD_READY);
+	fake_each_word(&fake, names);
+	fake_signals(&fake);
+	if (write(ready, "R", 1) != 1)
+		return 111;
+	fd_close(ready);
+	fake_each_word(&fake, NULL);
+	fake_print(&fake, "up\n");
+	while (fake.deaf)
+		pause();
+	for (;;)
+		fake_turn(&fake);
+}

@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Lines in, answers out. A request that waits for the machine to come to rest (pause, reset …)
+ * holds up the later requests of its own connection only.
+ */
+#include "vmm/control.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+/* A client this far behind in reading is dropped. */
+#define BACKLOG_MAX (1u << 20)
+
+struct control_client {
+	struct control *control; /* weak */
+	struct loop_source source;
+	int fd;        /* owned */
+	int passed_fd; /* owned: came with the request being read, -1: none */
+	bool wants_events;
+	bool hung_up;    /* to be freed when the turn's work on it is over */
+	json_t *waiting; /* owned: id of the request that waits for the machine, NULL: none */
+	size_t n_in;
+	char in[CONTROL_LINE_MAX];
+	char *out; /* owned: answers not written yet */
+	size_t n_out;
+};
+
+static void client_watch(struct control_client *client)
+{
+	/* While it waits for an answer nothing more is read from it. */
+	uint32_t events = (client->waiting ? 0 : POLLIN) | (client->n_out ? POLLOUT : 0);
+
+	loop_unwatch(&client->source);
+	if (!client->hung_up && loop_watch(&client->source, client->fd, events) < 0)
+		client->hung_up = true;
+}
+
+static void client_flush(struct control_client *client)
+{
+	while (client->n_out > 0) {
+		ssize_t n =
+			send(client->fd, client->out, client->n_out, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+		if (n < 0) {
+			client->hung_up |= errno != EAGAIN && errno != EINTR;
+			return;
+		}
+		client->n_out -= n;
+		memmove(client->out, client->out + n, client->n_out);
+	}
+	free(take_ptr(client->out));
+}
+
+/* Sends an object as one line. Takes over `object`; NULL (out of memory) drops the client. */
+static void client_send(struct control_client *client, json_t *object)
+{
+	_cleanup_(freep) char *line = object ? json_dumps(object, JSON_COMPACT) : NULL;
+	size_t length = line ? strlen(line) : 0;
+	char *grown;
+
+	json_decref(object);
+	grown = line && client->n_out + length < BACKLOG_MAX
+			? realloc(client->out, client->n_out + length + 1)
+			: NULL;
+	if (!grown) {
+		client->hung_up = true;
+		return;
+	}
+	client->out = grown;
+	memcpy(client->out + client->n_out, line, length);
+	client->out[client->n_out + length] = '\n';
+	client->n_out += length + 1;
+	client_flush(client);
+}
+
+/* Takes over `result`. */
+static void answer(struct control_client *client, json_t *id, json_t *result)
+{
+	client_send(client,
+		    json_pack("{s:O*, s:o}", "id", id, "result", result ? result : json_object()));
+}
+
+static void refuse(struct control_client *client, json_t *id, int code, const char *text)
+{
+	client_send(client, json_pack("{s:O*, s:{s:s, s:s}}", "id", id, "error", "code",
+				      strerrorname_np(code < 0 ? -code : EINVAL), "text", text));
+}
+
+static json_t *status(struct control *control)
+{
+	const struct machine *machine = control->machine;
+	const struct vm_description *vm = machine->board.vm;
+	struct control_status value = {
+		.name = vm->name,
+		.state = machine->state,
+		.cpus = vm->cpus,
+		.memory = vm->memory.size,
+		.pid = getpid(),
+		.up_ms = machine_up_ms(machine),
+		.resets = machine->record.resets,
+		.machine = vm->machine,
+		.version = CORRAL_VERSION,
+	};
+
+	return table_to_json(&control_status_table, &value);
+}
+
+static json_t *describe(void)
+{
+	json_t *methods = json_object();
+
+	for (uint32_t i = 0; i < CONTROL_METHODS; i++) {
+		const struct control_method *method = &control_methods[i];
+		json_t *one =
+			json_pack("{s:s, s:b}", "help", method->help, "takes-fd", method->takes_fd);
+
+		if (method->params)
+			json_object_set_new(one, "params", table_describe(method->params));
+		if (method->result)
+			json_object_set_new(one, "result", table_describe(method->result));
+		json_object_set_new(methods, method->name, one);
+	}
+	return json_pack("{s:s, s:o}", "version", CORRAL_VERSION, "methods", methods);
+}
+
+static json_t *exits(const struct machine *machine)
+{
+	json_t *object = json_object();
+
+	for (uint32_t i = 0; i < VCPU_EXITS; i++) {
+		uint64_t sum = 0;
+
+		for (uint32_t j = 0; j < machine->vcpus.n_vcpus; j++)
+			sum += machine->vcpus.vcpus[j].exits[i];
+		json_object_set_new(object, vcpu_exit_names[i], json_integer(sum));
+	}
+	return object;
+}
+
+static json_t *loop_figures(const struct loop *loop)
+{
+	struct loop_counters counters = loop_counters(loop);
+
+	return json_pack("{s:I, s:I, s:I, s:I, s:b}", "turns", (json_int_t)counters.turns, "enters",
+			 (json_int_t)counters.enters, "operations", (json_int_t)counters.operations,
+			 "posts", (json_int_t)counters.posts, "io-uring", loop_has_uring(loop));
+}
+
+static json_t *counters(struct control *control)
+{
+	struct machine *machine = control->machine;
+	struct board *board = &machine->board;
+	json_t *devices = json_object(), *loops = json_object(), *memory = json_object();
+
+	for (uint32_t i = 0; i < board->n_devices; i++) {
+		const struct device *device = board->devices[i];
+		json_t *one = json_object();
+
+		if (device->ops->counters)
+			device->ops->counters(device, one);
+		if (json_object_size(one) > 0)
+			json_object_set(devices, device->name, one);
+		json_decref(one);
+	}
+	json_object_set_new(loops, "main", loop_figures(control->loop));
+	for (uint32_t i = 0; i < board->n_io_threads; i++)
+		json_object_set_new(loops, board->io_threads[i].name,
+				    loop_figures(board->io_threads[i].loop));
+	json_object_set_new(memory, "guest", json_integer(memory_total(&board->memory)));
+	figures_read(control->figures, memory);
+	return json_pack("{s:o, s:o, s:o, s:o}", "exits", exits(machine), "devices", devices,
+			 "loops", loops, "memory", memory);
+}
+
+static int console_attach(struct control *control, struct control_client *client, struct error *err)
+{
+	if (client->passed_fd < 0)
+		return error_set(err, -EBADF,
+				 "cannot attach to the console: send a connected socket with the "
+				 "request");
+	chardev_attach(&control->machine->board.chardev, take_fd(client->passed_fd));
+	return 0;
+}
+
+static int console_resize(struct control *control, const json_t *params, struct error *err)
+{
+	struct control_resize size;
+	int r = table_init(&control_resize_table, &size);
+
+	if (r == 0)
+		r = table_from_json(&control_resize_table, params, &size, err);
+	if (r == 0)
+		virtio_console_resize(&control->machine->board.console, size.columns, size.rows);
+	return r;
+}
+
+static int device_cycle(struct control *control, const json_t *params, struct error *err)
+{
+	struct control_device_cycle value;
+	struct device *device = NULL;
+	int r = table_init(&control_device_cycle_table, &value);
+
+	if (r == 0)
+		r = table_from_json(&control_device_cycle_table, params, &value, err);
+	if (r == 0) {
+		device = board_device(&control->machine->board, value.device ? value.device : "");
+		if (!device)
+			r = error_set(err, -ENODEV, "cannot cycle device \"%s\": there is none",
+				      value.device ? value.device : "");
+	}
+	table_deinit(&control_device_cycle_table, &value);
+	if (r == 0)
+		machine_cycle(control->machine, device);
+	return r;
+}
+
+/* Changes the machine. 0: the answer follows when it has settled. */
+static int act(struct control_client *client, enum control_method_id method, const json_t *params,
+	       struct error *err)
+{
+	struct machine *machine = client->control->machine;
+
+	switch (method) {
+	case CONTROL_PAUSE:
+		machine_pause(machine);
+		return 0;
+	case CONTROL_RESUME:
+		machine_resume(machine);
+		return 0;
+	case CONTROL_RESET:
+		machine_reset(machine);
+		return 0;
+	case CONTROL_QUIT:
+		machine_quit(machine, "told to end through its control socket");
+		return 0;
+	case CONTROL_POWER_BUTTON:
+		machine_power_button(machine);
+		return 0;
+	case CONTROL_CONSOLE:
+		return console_attach(client->control, client, err);
+	case CONTROL_RESIZE:
+		return console_resize(client->control, params, err);
+	case CONTROL_EVENTS:
+		client->wants_events = true;
+		return 0;
+	case CONTROL_DEVICE_CYCLE:
+		return device_cycle(client->control, params, err);
+	default:
+		return error_set(err, -ENOSYS, "this method only answers");
+	}
+}
+
+/* Methods that look and change nothing. NULL: not one of them. */
+static json_t *look(struct control *control, enum control_method_id method)
+{
+	switch (method) {
+	case CONTROL_DESCRIBE:
+		return describe();
+	case CONTROL_STATUS:
+		return status(control);
+	case CONTROL_COUNTERS:
+		return counters(control);
+	case CONTROL_SANDBOX:
+		return sandbox_describe(control->sandbox);
+	default:
+		return NULL;
+	}
+}
+
+/* The answer to a request that changed the machine: what came of it. */
+static void answer_settled(struct control_client *client, json_t *id)
+{
+	struct machine *machine = client->control->machine;
+
+	if (machine->failure.code < 0) {
+		refuse(client, id, machine->failure.code, machine->failure.text);
+		machine->failure = ERROR_NULL;
+	} else {
+		answer(client, id, status(client->control));
+	}
+}
+
+static void request(struct control_client *client, json_t *json)
+{
+	json_t *id = json_object_get(json, "id");
+	const char *name = json_string_value(json_object_get(json, "method"));
+	json_t *params = json_object_get(json, "params");
+	json_auto_t *none = json_object();
+	struct error err = ERROR_NULL;
+	uint32_t method = 0;
+	json_t *seen;
+
+	while (method < CONTROL_METHODS &&
+	       (!name || strcmp(control_methods[method].name, name) != 0))
+		method++;
+	if (method == CONTROL_METHODS) {
+		refuse(client, id, -ENOSYS,
+		       name ? "there is no such method; ask \"describe\""
+			    : "a request is an object with a \"method\"");
+		return;
+	}
+	seen = look(client->control, method);
+	if (seen) {
+		answer(client, id, seen);
+	} else if (act(client, method, params ? params : none, &err) < 0) {
+		refuse(client, id, err.code, err.text);
+	} else if (machine_settled(client->control->machine)) {
+		answer_settled(client, id);
+	} else {
+		client->waiting = id ? json_incref(id) : json_null();
+	}
+}
+
+/* Serves the whole lines that have come in. */
+static void client_serve(struct control_client *client)
+{
+	char *end;
+
+	while (!client->waiting && !client->hung_up &&
+	       (end = memchr(client->in, '\n', client->n_in))) {
+		size_t length = end - client->in;
+		json_error_t why;
+		json_t *json = json_loadb(client->in, length,
+					  JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
+
+		client->n_in -= length + 1;
+		if (json_is_object(json)) {
+			request(client, json);
+		} else {
+			refuse(client, NULL, -EBADMSG,
+			       json ? "a request is an object with a \"method\"" : why.text);
+			client->hung_up = true;
+		}
+		json_decref(json);
+		client->passed_fd = fd_close(client->passed_fd);
+		memmove(client->in, end + 1, client->n_in);
+	}
+}
+
+static void client_read(struct control_client *client)
+{
+	size_t n_fds = 0;
+	int fd = -1;
+	ssize_t n = fd_receive(client->fd, client->in + client->n_in,
+			       sizeof(client->in) - client->n_in, &fd, 1, &n_fds);
+
+	if (n == -EAGAIN || n == -EINTR)
+		return;
+	if (n <= 0) {
+		client->hung_up = true;
+		return;
+	}
+	if (n_fds > 0) {
+		fd_close(client->passed_fd);
+		client->passed_fd = fd;
+	}
+	client->n_in += n;
+	client_serve(client);
+	if (client->n_in == sizeof(client->in)) {
+		refuse(client, NULL, -EMSGSIZE, "the line is too long");
+		client->hung_up = true;
+	}
+}
+
+static struct control_client *client_free(struct control_client *client)
+{
+	if (client->source.loop)
+		loop_remove(&client->source);
+	fd_close(client->fd);
+	fd_close(client->passed_fd);
+	json_decref(client->waiting);
+	free(client->out);
+	free(client);
+	return NULL;
+}
+
+/* After any work on a client: watch it for what it now waits for, or let it go. */
+static void client_after(struct control_client *client)
+{
+	struct control *control = client->control;
+
+	if (!client->hung_up) {
+		client_watch(client);
+		return;
+	}
+	for (uint32_t i = 0; i < CONTROL_CLIENTS_MAX; i++)
+		if (control->clients[i] == client)
+			control->clients[i] = client_free(client);
+}
+
+static void client_event(struct loop_source *source, const struct loop_event *event)
+{
+	struct control_client *client = container_of(source, struct control_client, source);
+
+	if (event->kind == LOOP_POST)
+		client_serve(client);
+	if (event->kind == LOOP_READY && event->result & POLLOUT)
+		client_flush(client);
+	if (event->kind == LOOP_READY && event->result & (POLLIN | POLLHUP | POLLERR)) {
+		if (client->waiting)
+			client->hung_up |= !!(event->result & (POLLHUP | POLLERR));
+		else
+			client_read(client);
+	}
+	client_after(client);
+}
+
+/* Refuses one connection too many by closing it. */
+static void client_accept(struct control *control, int fd)
+{
+	struct control_client *client;
+	uint32_t i = 0;
+
+	while (i < CONTROL_CLIENTS_MAX && control->clients[i])
+		i++;
+	client = i < CONTROL_CLIENTS_MAX ? calloc(1, sizeof(*client)) : NULL;
+	if (!client) {
+		fd_close(fd);
+		return;
+	}
+	client->control = control;
+	client->fd = fd;
+	client->passed_fd = -1;
+	client->source.on_event = client_event;
+	if (loop_add(control->loop, &client->source) < 0) {
+		client_free(client);
+		return;
+	}
+	control->clients[i] = client;
+	client_watch(client);
+}
+
+static void listener_event(struct loop_source *source, const struct loop_event *event)
+{
+	struct control *control = container_of(source, struct control, listener);
+	int fd;
+
+	(void)event;
+	fd = accept4(control->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd >= 0)
+		client_accept(control, fd);
+}
+
+/*
+ * What the machine reports may come in the middle of a request of the very client that is told, so
+ * here clients are only written to; what follows from it is done in a message of their own.
+ */
+static void on_happened(struct machine_observer *observer, const char *event)
+{
+	struct control *control = container_of(observer, struct control, observer);
+
+	for (uint32_t i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		struct control_client *client = control->clients[i];
+
+		if (!client || !client->wants_events)
+			continue;
+		client_send(client, json_pack("{s:s, s:I}", "event", event, "at_ms",
+					      (json_int_t)machine_up_ms(control->machine)));
+		loop_post(&client->source, 0);
+	}
+}
+
+static void on_settled(struct machine_observer *observer)
+{
+	struct control *control = container_of(observer, struct control, observer);
+
+	for (uint32_t i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		struct control_client *client = control->clients[i];
+		json_t *id = client ? take_ptr(client->waiting) : NULL;
+
+		if (!id)
+			continue;
+		answer_settled(client, id);
+		json_decref(id);
+		loop_post(&client->source, 0);
+	}
+}
+
+int control_init(struct control *control, struct loop *loop, int fd, struct machine *machine,
+		 const struct figures *figures, struct sandbox_status *sandbox, struct error *err)
+{
+	int r;
+
+	*control = (struct control){.loop = loop,
+				    .machine = machine,
+				    .figures = figures,
+				    .sandbox = sandbox,
+				    .observer = {on_happened, on_settled},
+				    .fd = fd};
+	machine->observer = &control->observer;
+	if (fd < 0)
+		return 0;
+	control->listener.on_event = listener_event;
+	r = loop_add(loop, &control->listener);
+	if (r == 0)
+		r = loop_watch(&control->listener, fd, POLLIN);
+	return r < 0 ? error_set(err, r, "cannot serve the control socket: %s", strerror(-r)) : 0;
+}
+
+void control_deinit(struct control *control)
+{
+	if (control->machine)
+		control->machine->observer = NULL;
+	for (uint32_t i = 0; i < CONTROL_CLIENTS_MAX; i++)
+		if (control->clients[i])
+			control->clients[i] = client_free(control->clients[i]);
+	if (control->listener.loop)
+		loop_remove(&control->listener);
+	control->fd = fd_close(control->fd);
+}
