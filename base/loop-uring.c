@@ -30,6 +30,7 @@ struct loop_uring {
 	uint32_t n_files;
 	uint32_t n_under_way;
 	uint32_t n_under_way_max;
+	bool has_ring;
 	bool single_issuer;
 	bool enabled;
 	bool unarmed; /* a watch could not be armed for want of an entry */
@@ -304,7 +305,7 @@ static void uring_free(struct loop *loop)
 		uring->ring.int_flags = 0;
 		uring->ring.enter_ring_fd = uring->ring.ring_fd;
 	}
-	if (uring->n_files)
+	if (uring->has_ring)
 		io_uring_queue_exit(&uring->ring);
 	loop_deinit(loop);
 	free(uring);
@@ -340,6 +341,7 @@ static int set_up(struct loop_uring *uring, uint32_t depth)
 			r = -ENOSYS;
 		if (r < 0)
 			io_uring_queue_exit(&uring->ring);
+		uring->has_ring = r >= 0;
 	}
 	return r;
 }

@@ -40,7 +40,7 @@ enum field_type {
 };
 
 enum field_flags {
-	FIELD_REQUIRED = 1 << 0, /* JSON in must have it */
+	FIELD_REQUIRED = 1 << 0, /* JSON in must have it, if it has the object around it */
 	FIELD_INTERNAL =
 		1 << 1, /* neither read from nor written to JSON; only in the binary form */
 };

@@ -208,10 +208,20 @@ Test(binary, a_text_that_is_not_utf8_is_refused)
 	refuses(33, 0xff);
 }
 
-Test(binary, too_long_a_list_is_refused)
+Test(binary, a_list_longer_than_its_places_is_refused)
 {
-	refuses(60, SAMPLE_PARTS_MAX + 1);
-	refuses(63, 0xff);
+	struct stream s = encode_sample(), longer = s;
+	size_t list = 60, part = 11, rest = s.size - list - 4 - part;
+
+	for (uint8_t n = SAMPLE_PARTS_MAX; n <= SAMPLE_PARTS_MAX + 1; n++) {
+		longer.bytes[list] = n;
+		for (size_t i = 0; i < n; i++)
+			memcpy(longer.bytes + list + 4 + i * part, s.bytes + list + 4, part);
+		longer.size = list + 4 + n * part + rest;
+		memcpy(longer.bytes + longer.size - rest, s.bytes + s.size - rest, rest);
+		cr_assert(eq(int, decode(2, longer.bytes, longer.size),
+			     n == SAMPLE_PARTS_MAX ? 0 : -EBADMSG));
+	}
 }
 
 Test(binary, a_required_text_cannot_be_absent)

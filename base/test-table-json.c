@@ -180,20 +180,6 @@ Test(json, brackets_inside_text_are_not_depth)
 	cr_assert(eq(str, sample.kind, "[[[[[[[[[[[[[[[[[[[[\"[[[[[["));
 }
 
-Test(json, what_was_half_read_can_be_freed)
-{
-	struct error err = ERROR_NULL;
-
-	cr_assert(eq(
-		int,
-		sample_read(&sample,
-			    "{\"text\": \"a\", " SAMPLE_BOX
-			    ", \"parts\": [{\"label\": \"x\"}, {\"label\": \"y\", \"weight\": 0}]}",
-			    &err),
-		-EINVAL));
-	cr_assert(eq(str, sample.text, "a")); /* the leak checker sees whether teardown frees it */
-}
-
 Test(json, an_error_struct_may_be_left_out)
 {
 	cr_assert(eq(int, sample_read(&sample, "{\"tiny\": 256}", NULL), -EINVAL));

@@ -90,7 +90,7 @@ static const struct field sample_fields[] = {
 static const struct table sample_table =
 	TABLE(struct sample, "sample", "a struct with everything", sample_fields, .version = 2);
 
-/* The best part's label is required, so every text needs this much. */
+/* A box that is there needs its best part's label. */
 #define SAMPLE_BOX "\"box\": {\"best\": {\"label\": \"b\"}}"
 
 static inline int sample_read(struct sample *sample, const char *text, struct error *err)

@@ -67,6 +67,9 @@ static inline int block_submit(struct block_channel *channel, const struct io_op
 
 /*
  * Image locks (block/lock.c): open-file-description locks on one byte far behind any data. They go
- * with the descriptor, so the death of a VMM frees them when its last write has drained.
+ * with the descriptor, so the death of a VMM frees them when its last write has drained; taking one
+ * waits that long, then says -EBUSY.
  */
 int block_lock(int fd, bool exclusive) __must_check;
+/* At once, where closing would wait for the kernel to take the ring apart. Nothing is in flight. */
+void block_unlock(int fd);

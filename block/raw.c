@@ -23,6 +23,7 @@ static int raw_submit(struct block_channel *channel, const struct io_op *op,
 
 static void raw_close(struct block_image *image)
 {
+	block_unlock(image->fd);
 	image->fd = fd_close(image->fd);
 }
 

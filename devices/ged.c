@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "devices/describe.h"
 #include "devices/registers.h"
 
 static void ged_read(struct device *device, uint32_t region _unused_, uint64_t offset _unused_,
@@ -45,7 +46,7 @@ static void ged_resume(struct device *device)
 
 	pthread_mutex_lock(&device->lock);
 	if (ged->state.pending)
-		irq_signal(ged->line);
+		event_signal(ged->line);
 	pthread_mutex_unlock(&device->lock);
 }
 
@@ -60,6 +61,7 @@ static const struct device_ops ged_ops = {
 	.reset = ged_reset,
 	.resume = ged_resume,
 	.states = ged_states,
+	.describe = ged_describe,
 	.deinit = ged_deinit,
 };
 
@@ -67,7 +69,7 @@ void ged_raise(struct ged *ged, uint8_t events)
 {
 	pthread_mutex_lock(&ged->device.lock);
 	ged->state.pending |= events;
-	irq_signal(ged->line);
+	event_signal(ged->line);
 	pthread_mutex_unlock(&ged->device.lock);
 }
 

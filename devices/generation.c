@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "devices/describe.h"
+
 static int publish(struct generation *generation)
 {
 	return memory_write(generation->memory, generation->gpa, generation->state.guid,
@@ -82,6 +84,7 @@ static const struct device_ops generation_ops = {
 	.reset = generation_reset,
 	.states = generation_states,
 	.loaded = generation_loaded,
+	.describe = generation_describe,
 	.deinit = generation_deinit,
 };
 

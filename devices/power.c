@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "devices/describe.h"
 #include "devices/registers.h"
 
 enum { REGION_CONTROL, REGION_TIMER };
@@ -106,6 +107,7 @@ static const struct device_ops power_ops = {
 	.states = power_states,
 	.saving = power_saving,
 	.loaded = power_loaded,
+	.describe = power_describe,
 	.deinit = power_deinit,
 };
 

@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "devices/describe.h"
 #include "devices/registers.h"
 
 static void pvpanic_read(struct device *device _unused_, uint32_t region _unused_,
@@ -40,6 +41,7 @@ static const struct device_ops pvpanic_ops = {
 	.read = pvpanic_read,
 	.write = pvpanic_write,
 	.reset = pvpanic_reset,
+	.describe = pvpanic_describe,
 	.deinit = pvpanic_deinit,
 };
 

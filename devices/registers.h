@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Three small things that each device with registers needs: the value of an access as a number, a
- * number as the bytes of an access, and the signal of an interrupt line.
+ * number as the bytes of an access, and the signal of an eventfd.
  */
 #pragma once
 
@@ -27,8 +27,9 @@ static inline void register_put(void *data, uint32_t len, uint64_t value)
 	memcpy(data, &value, len);
 }
 
-/* One edge on a line or one message. The kernel takes the counter at once, so it cannot be full. */
-static inline void irq_signal(int fd)
+/* One edge on a line, one message, one kick. An eventfd refuses a write only when its counter is
+ * full: then the signal is pending anyway. */
+static inline void event_signal(int fd)
 {
 	uint64_t one = 1;
 	ssize_t n _unused_ = write(fd, &one, sizeof(one));

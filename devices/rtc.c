@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "devices/describe.h"
 #include "devices/registers.h"
 
 /* 32768 Hz divider, 1024 Hz rate: what firmware leaves behind. Bit 7 (update in progress) is never
@@ -216,6 +217,7 @@ static const struct device_ops rtc_ops = {
 	.reset = rtc_reset,
 	.states = rtc_states,
 	.loaded = rtc_loaded,
+	.describe = rtc_describe,
 	.deinit = rtc_deinit,
 };
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "devices/describe.h"
 #include "devices/registers.h"
 #include "devices/serial-registers.h"
 
@@ -50,7 +51,7 @@ static void update_line(struct serial *serial)
 	uint8_t now = conditions(&serial->state) & serial->state.interrupt_enable;
 
 	if (now & ~serial->raised)
-		irq_signal(serial->line);
+		event_signal(serial->line);
 	serial->raised = now;
 }
 
@@ -441,6 +442,7 @@ static const struct device_ops serial_ops = {
 	.states = serial_states,
 	.loaded = serial_loaded,
 	.counters = serial_counters,
+	.describe = serial_describe,
 	.deinit = serial_deinit,
 };
 

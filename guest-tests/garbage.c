@@ -27,6 +27,7 @@
 #define REGISTER_WRITES 150
 #define CONFIG_WRITES   60
 #define RING_KICKS      12
+#define RING_SETUPS     4
 #define RING_ENTRIES    16
 #define PM_TIMER_HZ     3579545u
 
@@ -34,6 +35,7 @@ static struct test_device *devices;
 static uint64_t state;
 static gpa_t ram_end;
 static uint32_t saved_config[64];
+static unsigned int n_needs_reset;
 
 static uint32_t any(uint32_t below)
 {
@@ -214,6 +216,26 @@ static void fill_header(gpa_t at)
 	/* The same bytes as a range to discard: high bits keep it off the checked sectors. */
 }
 
+/* A chain that a device may well accept, so that what lies behind the first check is reached too.
+ */
+static void fill_tame_desc(struct virtq_desc *d, unsigned int i)
+{
+	static const uint32_t lens[] = {1, 15, 16, 512, 513, 4096};
+
+	if (i % 4 == 0) {
+		d->gpa = HEADERS + any(64) * 16;
+		d->len = 16;
+		d->flags = VIRTQ_DESC_NEXT;
+		fill_header(d->gpa);
+	} else {
+		d->gpa = DATA + any(1 << 22);
+		d->len = lens[any(ARRAY_SIZE(lens))];
+		d->flags = (uint16_t)((i & 2 ? VIRTQ_DESC_WRITE : 0) |
+				      (i % 4 == 1 || (i % 4 == 2 && any(4)) ? VIRTQ_DESC_NEXT : 0));
+	}
+	d->next = (uint16_t)(i + 1);
+}
+
 static void fill_desc(struct virtq_desc *d, bool first)
 {
 	static const uint32_t lens[] = {0, 1, 15, 16, 512, 4096, 65536, 0x7fffffff, 0xffffffff};
@@ -233,15 +255,23 @@ static void fill_desc(struct virtq_desc *d, bool first)
 	}
 }
 
-static void fill_rings(gpa_t at, unsigned int size)
+static void fill_rings(gpa_t at, unsigned int size, bool tame)
 {
 	struct virtq_desc *desc = (struct virtq_desc *)at;
 	struct virtq_avail *avail = (struct virtq_avail *)(at + 0x8000);
 
-	for (unsigned int i = 0; i < RING_ENTRIES; i++)
-		fill_desc(&desc[i], i & 1);
-	for (unsigned int i = 0; i < size; i++)
-		avail->ring[i] = (uint16_t)(any(16) ? any(RING_ENTRIES) : any32());
+	for (unsigned int i = 0; i < RING_ENTRIES; i++) {
+		if (tame)
+			fill_tame_desc(&desc[i], i);
+		else
+			fill_desc(&desc[i], i & 1);
+	}
+	for (unsigned int i = 0; i < size; i++) {
+		if (tame)
+			avail->ring[i] = (uint16_t)(any(RING_ENTRIES / 4) * 4);
+		else
+			avail->ring[i] = (uint16_t)(any(16) ? any(RING_ENTRIES) : any32());
+	}
 	avail->flags = (uint16_t)any(4);
 }
 
@@ -263,22 +293,34 @@ static void set_up_queue(const struct virtio_device *dev, unsigned int i, unsign
 	mmio_write16(common + VIRTIO_COMMON_QUEUE_ENABLE, 1);
 }
 
+static void kick(const struct virtio_device *dev, unsigned int q)
+{
+	uint16_t offset;
+
+	(void)virtq_max_size(dev, q);
+	offset = mmio_read16(dev->common + VIRTIO_COMMON_QUEUE_NOTIFY_OFF);
+	mmio_write16(dev->notify + offset * dev->notify_multiplier, (uint16_t)q);
+}
+
+/* Until the device wants a reset, and not for ever. */
 static void kick_garbage(const struct virtio_device *dev, unsigned int n, unsigned int size)
 {
+	bool tame = any(2);
+
 	for (unsigned int i = 0; i < RING_KICKS; i++) {
 		unsigned int q = any(n);
 		gpa_t at = RINGS + q * RING_STRIDE;
 		volatile struct virtq_avail *avail = (struct virtq_avail *)(at + 0x8000);
 
-		fill_rings(at, size);
+		fill_rings(at, size, tame);
 		full_barrier();
 		/* Mostly a few more requests, at times more than fit. */
-		avail->idx = (uint16_t)(avail->idx + (any(8) ? 1 + any(4) : any32()));
-		(void)virtq_max_size(dev, q);
-		mmio_write16(dev->notify +
-				     mmio_read16(dev->common + VIRTIO_COMMON_QUEUE_NOTIFY_OFF) *
-					     dev->notify_multiplier,
-			     (uint16_t)q);
+		avail->idx = (uint16_t)(avail->idx + (tame || any(8) ? 1 + any(4) : any32()));
+		kick(dev, q);
+		if (virtio_status(dev) & VIRTIO_STATUS_NEEDS_RESET) {
+			n_needs_reset++;
+			return;
+		}
 	}
 }
 
@@ -287,11 +329,13 @@ static void write_rings(struct virtio_device *dev)
 	unsigned int n = mmio_read16(dev->common + VIRTIO_COMMON_N_QUEUES), size = 8;
 
 	n = n < 8 ? n : 8;
-	virtio_begin(dev, random_next(&state));
-	for (unsigned int i = 0; i < n; i++)
-		set_up_queue(dev, i, size);
-	virtio_driver_ok(dev);
-	kick_garbage(dev, n, size);
+	for (unsigned int i = 0; i < RING_SETUPS; i++) {
+		virtio_begin(dev, random_next(&state));
+		for (unsigned int q = 0; q < n; q++)
+			set_up_queue(dev, q, size);
+		virtio_driver_ok(dev);
+		kick_garbage(dev, n, size);
+	}
 	sleep_ms(1);
 }
 
@@ -325,7 +369,8 @@ static void run(const struct guest_boot *boot, const struct test_device *d)
 		ticks += (pm_now() - before) & 0xffffff;
 		n++;
 	}
-	note("%s %lu rounds, %u stray interrupts", d->name, n, irq_stray_count());
+	note("%s %lu rounds, %u resets wanted, %u stray interrupts", d->name, n, n_needs_reset,
+	     irq_stray_count());
 	for (unsigned int i = 0; i < N_TEST_DEVICES; i++) {
 		devices[i].start();
 		devices[i].check();

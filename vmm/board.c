@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "vmm/x86/acpi.h"
+#include "vmm/x86/entry.h"
 #include "vmm/x86/layout.h"
 #include "vmm/x86/smbios.h"
 
@@ -225,11 +226,11 @@ int board_load(struct board *board, struct boot_entry *ret_entry, struct error *
 		.initrd_fd = board->initrd_fd,
 		.command_line = board->vm->append ? board->vm->append : "",
 	};
-	struct dsdt_board tables_for = {board->vm->cpus, board->vm->memory.size};
 	struct boot_tables tables = {0};
 	int r;
 
-	r = acpi_write(&tables_for, &board->memory, &tables.rsdp, err);
+	r = acpi_write(&board->memory, board->vm->cpus, board->devices, board->n_devices,
+		       &tables.rsdp, err);
 	if (r < 0)
 		return r;
 	r = smbios_write(&board->memory, err);

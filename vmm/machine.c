@@ -116,7 +116,7 @@ static void rest_reset(struct machine *machine)
 	happened(machine, "reset");
 }
 
-static int cycle(struct machine *machine, struct device *device, struct error *err)
+static int cycle(struct device *device, struct error *err)
 {
 	_cleanup_(freep) uint8_t *bytes = malloc(STATE_SIZE_MAX);
 	struct cursor out, in;
@@ -144,7 +144,7 @@ static void at_rest(struct machine *machine)
 	if (machine->wishes & WISH_CYCLE) {
 		machine->wishes &= ~WISH_CYCLE;
 		machine->failure = ERROR_NULL;
-		(void)cycle(machine, machine->cycle, &machine->failure);
+		(void)cycle(machine->cycle, &machine->failure);
 	}
 	if (machine->wishes & WISH_RESET && !(machine->wishes & WISH_END)) {
 		machine->wishes &= ~WISH_RESET;

@@ -18,7 +18,7 @@
 #include "vmm/control.h"
 
 #define DESCRIPTION_MAX (1u << 20)
-#define USAGE_STATUS	2
+#define USAGE_STATUS    2
 
 struct vmm {
 	struct named_fds fds;
@@ -33,6 +33,7 @@ struct vmm {
 	int exit_fd;
 	int ready_fd;
 	int lock_fd; /* held while the process lives */
+	enum log_level level;
 	char prefix[VM_NAME_MAX + 20];
 };
 
@@ -188,8 +189,8 @@ static int vmm_run(struct vmm *vmm, struct error *err)
 	vmm->lock_fd = named_fds_take(&vmm->fds, VM_FD_LOCK);
 	if ((r = read_description(vmm, err)) < 0)
 		return r;
-	snprintf(vmm->prefix, sizeof(vmm->prefix), "corral-vmm[%s]: ", vmm->vm.name);
-	log_init(vmm->prefix, LOG_LEVEL_INFO);
+	snprintf(vmm->prefix, sizeof(vmm->prefix), "corral-vmm[%s]", vmm->vm.name);
+	log_init(vmm->prefix, vmm->level);
 	if ((r = signals_setup(vmm)) < 0)
 		return error_set(err, r, "cannot take signals: %s", strerror(-r));
 	figures_open(&vmm->figures);
@@ -225,14 +226,35 @@ static void vmm_deinit(struct vmm *vmm)
 }
 
 static const char usage[] =
-	"usage: corral-vmm --fds NAME[,NAME...]\n"
-	"Runs one VM with the descriptors it was started with: 3 is the first name, 4 the second …\n"
+	"usage: corral-vmm --fds NAME[,NAME...] [--log-level error|warning|info|debug]\n"
+	"Runs one VM with the descriptors it was started with: 3 is the first name, 4 the second "
+	"…\n"
 	"It is started by \"corral run\" and the host agent, not by hand.\n";
 
-static const char *parse(int argc, char **argv)
+static const char *const log_levels[] = {
+	[LOG_LEVEL_ERROR] = "error",
+	[LOG_LEVEL_WARNING] = "warning",
+	[LOG_LEVEL_INFO] = "info",
+	[LOG_LEVEL_DEBUG] = "debug",
+};
+
+static bool parse_log_level(const char *name, enum log_level *ret_level)
+{
+	for (uint32_t i = 0; i < ARRAY_SIZE(log_levels); i++) {
+		if (strcmp(log_levels[i], name) != 0)
+			continue;
+		*ret_level = i;
+		return true;
+	}
+	return false;
+}
+
+/* Returns the list of descriptors, NULL when the words make no sense. */
+static const char *parse(int argc, char **argv, enum log_level *ret_level)
 {
 	static const struct option options[] = {
 		{"fds", required_argument, NULL, 'f'},
+		{"log-level", required_argument, NULL, 'l'},
 		{"help", no_argument, NULL, 'h'},
 		{"version", no_argument, NULL, 'v'},
 		{0},
@@ -243,6 +265,8 @@ static const char *parse(int argc, char **argv)
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		if (c == 'f') {
 			fds = optarg;
+		} else if (c == 'l' && parse_log_level(optarg, ret_level)) {
+			continue;
 		} else if (c == 'v') {
 			puts("corral-vmm " CORRAL_VERSION);
 			exit(0);
@@ -256,10 +280,14 @@ static const char *parse(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	static struct vmm vmm = {
-		.signal_fd = -1, .exit_fd = -1, .ready_fd = -1, .lock_fd = -1,
-		.figures = {-1, -1}, .control = {.fd = -1}};
-	const char *fds = parse(argc, argv);
+	static struct vmm vmm = {.signal_fd = -1,
+				 .exit_fd = -1,
+				 .ready_fd = -1,
+				 .lock_fd = -1,
+				 .figures = {-1, -1},
+				 .control = {.fd = -1}};
+	enum log_level level = LOG_LEVEL_INFO;
+	const char *fds = parse(argc, argv, &level);
 	struct error err = ERROR_NULL;
 	int status;
 
@@ -267,7 +295,8 @@ int main(int argc, char **argv)
 		fputs(usage, stderr);
 		return USAGE_STATUS;
 	}
-	log_init("corral-vmm: ", LOG_LEVEL_INFO);
+	log_init("corral-vmm", level);
+	vmm.level = level;
 	if (table_init(&vm_table, &vmm.vm) < 0 || named_fds_parse(&vmm.fds, fds, &err) < 0 ||
 	    vmm_run(&vmm, &err) < 0) {
 		status = vmm_failed(&vmm, &err);

@@ -13,10 +13,6 @@
 #include "mgmt/local/flags.h"
 #include "mgmt/local/local.h"
 
-#ifndef CORRAL_VERSION
-#error "CORRAL_VERSION comes from meson.build"
-#endif
-
 struct verb {
 	const char *name;
 	const char *words; /* after the verb, for help */
