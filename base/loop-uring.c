@@ -172,12 +172,20 @@ struct io_uring_sqe *loop_uring_operation(struct loop *loop, struct loop_source 
 	return sqe;
 }
 
-/* The end of a multishot poll may hide a signal, so it is one. */
+/*
+ * The end of a multishot poll may hide a signal, so it is one. Every completion of this turn came
+ * before the first call, which therefore answers them all (kernels before 6.1 make one a signal).
+ */
 static void eventfd_ready(struct loop_uring *uring, struct loop_source *source, int32_t result,
 			  bool more)
 {
+	const uint32_t turn = (uint32_t)uring->loop.counters.turns;
+
 	if (!more)
 		arm(uring, source);
+	if (source->watch_turn == turn)
+		return;
+	source->watch_turn = turn;
 	loop_deliver(&uring->loop, source, LOOP_READY, 0, result);
 }
 

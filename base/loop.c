@@ -239,6 +239,8 @@ static int watch(struct loop_source *source, int fd, uint32_t events, bool event
 	source->watch_events = events;
 	source->watch_eventfd = eventfd;
 	source->watch_serial = loop->next_serial++;
+	/* Not this turn: a new watch may be of another eventfd. */
+	source->watch_turn = (uint32_t)loop->counters.turns - 1;
 	source->watching = true;
 	r = loop->engine->watch(loop, source);
 	if (r < 0)

@@ -54,6 +54,7 @@ struct loop_source {
 	int file_index;       /* of watch_fd in the engine's table, -1 if none */
 	uint32_t watch_events;
 	uint32_t watch_serial; /* tells this watch from the source's earlier ones */
+	uint32_t watch_turn;   /* of the last signal delivered */
 	uint64_t deadline;
 	struct loop_source *next_batch; /* weak */
 };

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -242,10 +243,12 @@ BOTH(zero_keep_stays_allocated)
 	const struct loop_options options = {.without_uring = *without_uring};
 	struct bed bed = {0};
 	struct io_op zero = range(IO_ZERO_KEEP, BLOCK, 4 * BLOCK);
+	char path[] = "/var/tmp/corral-test-XXXXXX";
 	uint64_t before;
 	int32_t r;
 
-	make_bed_on(&bed, open("/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600), &options);
+	make_bed_on(&bed, mkostemp(path, O_CLOEXEC), &options);
+	unlink(path);
 	fill(&bed);
 	cr_assert(eq(int, fsync(bed.fd), 0));
 	before = allocated(&bed);

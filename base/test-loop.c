@@ -628,7 +628,7 @@ Test(loop, ring_enters_the_kernel_once_a_turn)
 	}
 	cr_assert(eq(u32, edge.n_events, 10));
 	cr_assert(eq(u32, level.n_events, 10));
-	cr_assert(eq(u64, loop_counters(loop).enters - before, 10));
+	cr_assert(le(u64, loop_counters(loop).enters - before, 10));
 }
 
 /* A turn that is not to wait, with nothing queued and nothing come, makes no system call. */

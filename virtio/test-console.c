@@ -419,3 +419,60 @@ Test(console, what_is_due_survives_pause_save_and_load)
 	expect(0, OPEN, 1);
 	cr_assert(console_port_is_open(&console.ports[0]));
 }
+
+static uint64_t seed = 0x9e3779b97f4a7c15;
+
+static uint32_t random_below(uint32_t n)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return (uint32_t)(seed >> 32) % n;
+}
+
+/* Anything a ring can hold, most of it near to something that makes sense. */
+static void scramble(struct test_ring *ring)
+{
+	for (uint16_t i = 0; i < ring->size; i++) {
+		ring->descriptors[i] = (struct test_descriptor){
+			.address = random_below(8) ? random_below(TEST_DRIVER_MEMORY) : seed,
+			.length = random_below(8) ? random_below(300) : random_below(UINT32_MAX),
+			.flags = (uint16_t)random_below(random_below(4) ? 4 : 65536),
+			.next = (uint16_t)random_below(ring->size + 2u),
+		};
+		ring->available->ring[i] = (uint16_t)random_below(ring->size + 1u);
+	}
+	ring->available->flags = (uint16_t)random_below(2);
+	ring->available->index = (uint16_t)(ring->available->index + random_below(ring->size + 2u));
+}
+
+Test(console, scrambled_rings_cost_a_reset_and_no_more)
+{
+	gpa_t mark = driver.next;
+	uint32_t n_broken = 0;
+
+	add_agent_port();
+	for (int round = 0; round < 400; round++) {
+		driver.next = mark;
+		test_driver_start(&driver, &console.virtio,
+				  (random_below(4) ? CONSOLE_F_MULTIPORT : 0) |
+					  (random_below(2) ? VIRTIO_F_EVENT_IDX : 0));
+		for (uint32_t i = 0; i < CONSOLE_QUEUES; i++) {
+			scramble(&driver.rings[i]);
+			test_driver_kick(&driver, i);
+		}
+		if (write(terminals[0], "typed", 5) < 0 || random_below(4) == 0)
+			virtio_console_resize(&console, random_below(200), 25);
+		test_driver_turn(&driver);
+		n_broken += (atomic_load(&console.virtio.status) & VIRTIO_STATUS_NEEDS_RESET) != 0;
+		test_driver_reset(&driver);
+		(void)printed(0);
+		(void)printed(1);
+	}
+	cr_assert_gt(n_broken, 100);
+	driver.next = mark;
+	test_driver_start(&driver, &console.virtio, 0);
+	print(CONSOLE_TX0, "still here");
+	(void)offer(CONSOLE_RX0, 64);
+	cr_assert_str_eq(strstr(printed(0), "still"), "still here");
+}

@@ -44,6 +44,7 @@ gpa_t test_driver_alloc(struct test_driver *driver, uint64_t size, uint64_t alig
 
 	cr_assert_leq(gpa + size, TEST_DRIVER_MEMORY, "the test's guest memory is full");
 	driver->next = gpa + size;
+	memset(test_driver_at(driver, gpa), 0, size);
 	return gpa;
 }
 

@@ -57,7 +57,7 @@ void test_driver_init(struct test_driver *driver);
 /* The device has been taken down. */
 void test_driver_deinit(struct test_driver *driver);
 
-/* Guest memory, zeroed, never given back. */
+/* Guest memory, zeroed. A test may put `next` back to use it again. */
 gpa_t test_driver_alloc(struct test_driver *driver, uint64_t size, uint64_t align);
 void *test_driver_at(struct test_driver *driver, gpa_t gpa);
 /* A buffer with these bytes in it. */

@@ -62,7 +62,7 @@ struct machine {
 	char trouble_text[200];
 
 	struct exit_record record; /* filled in when it ends; reason EXIT_UNKNOWN until then */
-	char record_text[CHARDEV_PANIC + 100];
+	char record_text[sizeof(((struct error *)0)->text)];
 };
 
 struct machine_seals {

@@ -38,9 +38,10 @@ static size_t word_distance(const char *a, const char *b)
 		row[0] = i;
 		for (size_t j = 1; j <= n; j++) {
 			size_t change = diagonal + (a[i - 1] != b[j - 1]);
+			size_t skip = MIN(row[j], row[j - 1]) + 1;
 
 			diagonal = row[j];
-			row[j] = MIN(change, MIN(row[j], row[j - 1]) + 1);
+			row[j] = MIN(change, skip);
 		}
 	}
 	return row[n];

@@ -24,7 +24,7 @@
 
 struct child {
 	const char *paths[PLACES_MAX + 1]; /* tried in turn, NULL after the last */
-	char *const *argv;
+	const char *const *argv;
 	char **environment;
 	const struct spawn *spawn;
 	int null_fd;
@@ -92,7 +92,7 @@ static int child_place_std(const struct child *child)
 static int child_exec(const struct child *child)
 {
 	for (size_t i = 0; child->paths[i]; i++) {
-		execve(child->paths[i], child->argv, child->environment);
+		execve(child->paths[i], (char *const *)child->argv, child->environment);
 		if (errno != ENOENT)
 			break;
 	}
@@ -184,8 +184,8 @@ int spawn_vmm(const struct spawn *spawn, pid_t *ret_pid, struct error *err)
 	_cleanup_(fd_closep) int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	const char *named = getenv("CORRAL_VMM");
 	char names[GRANTS_MAX * NAMED_FDS_LENGTH];
-	char *argv[] = {"corral-vmm", "--fds", names, spawn->verbose ? "--log-level" : NULL,
-			"info",       NULL};
+	const char *argv[] = {"corral-vmm", "--fds", names, spawn->verbose ? "--log-level" : NULL,
+			      "info",       NULL};
 	char *environment[ENVIRONMENT_MAX + 1];
 	struct child child = {.argv = argv,
 			      .environment = environment,

@@ -121,6 +121,12 @@ static void fake_end_by_name(struct fake *fake, const char *name)
 	_exit(103);
 }
 
+static void fake_die(int signum)
+{
+	signal(signum, SIG_DFL); /* whatever a sanitizer has made of it */
+	kill(getpid(), signum);
+}
+
 /* Words that decide how it behaves, before it says that it runs. */
 static void fake_prepare(struct fake *fake, const char *word, const char *names)
 {
@@ -149,7 +155,7 @@ static void fake_act(struct fake *fake, const char *word)
 	else if (word_value(word, "exit=", &value))
 		_exit(atoi(value));
 	else if (word_value(word, "die=", &value))
-		kill(getpid(), atoi(value));
+		fake_die(atoi(value));
 	else if (!strcmp(word, "env"))
 		for (char **entry = environ; *entry; entry++)
 			fake_print(fake, "%s\n", *entry);

@@ -181,7 +181,7 @@ Test(input, dry_run_prints_what_config_reads)
 Test(input, no_rights_on_kvm)
 {
 	int corral = open(getenv("CORRAL"), O_RDONLY);
-	char *argv[] = {"corral", "run", "--kernel", host.kernel, NULL};
+	const char *argv[] = {"corral", "run", "--kernel", host.kernel, NULL};
 	char text[1024] = "";
 	struct stat st;
 	int status, err[2];
@@ -195,7 +195,7 @@ Test(input, no_rights_on_kvm)
 		dup2(err[1], STDERR_FILENO);
 		if (setgroups(0, NULL) || setgid(65534) || setuid(65534))
 			_exit(99);
-		fexecve(corral, argv, environ);
+		fexecve(corral, (char *const *)argv, environ);
 		_exit(98);
 	}
 	fd_close(err[1]);

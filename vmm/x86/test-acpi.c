@@ -281,13 +281,13 @@ Test(acpi, generation_id_is_where_the_map_says)
 		cr_assert_eq(map[i].type == LAYOUT_NVS, map[i].start == LAYOUT_GENERATION);
 }
 
-static void notifies(uint32_t event, bool button, bool generation)
+static void notifies(uint32_t event, bool button, bool renewed)
 {
 	const char *output = evaluate_with("evaluate \\_SB.GED0._EVT 9", event);
 
 	cr_assert(strstr(output, "Evaluating \\_SB.GED0._EVT"), "%s", output);
 	cr_assert_eq(!!strstr(output, "[PWRB]"), button, "%u: %s", event, output);
-	cr_assert_eq(!!strstr(output, "[VGEN]"), generation, "%u: %s", event, output);
+	cr_assert_eq(!!strstr(output, "[VGEN]"), renewed, "%u: %s", event, output);
 	cr_assert_not(strstr(output, "AE_"), "%s", output);
 	clean(output);
 }
