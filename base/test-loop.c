@@ -85,15 +85,15 @@ static struct loop *enabled_loop(int without_uring)
 }
 
 /* Removes what the test has left, before its probes go. */
-static void tear_down(struct loop **loop)
+static void tear_down(struct loop *loop)
 {
-	for (uint32_t i = 0; i < (*loop)->n_slots; i++) {
-		struct loop_source *source = (*loop)->slots[i].source;
+	for (uint32_t i = 0; i < loop->n_slots; i++) {
+		struct loop_source *source = loop->slots[i].source;
 
-		if (source && source != &(*loop)->wake)
+		if (source && source != &loop->wake)
 			loop_remove(source);
 	}
-	loop_free(*loop);
+	loop_free(loop);
 }
 
 static void turn(struct loop *loop, uint64_t deadline)
@@ -118,7 +118,7 @@ static void take_byte(struct probe *probe, const struct loop_event *event)
 
 BOTH(watch_is_level_triggered)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct probe probe = {.act = take_byte};
 	int ends[2];
 
@@ -137,11 +137,12 @@ BOTH(watch_is_level_triggered)
 	close(ends[1]);
 	turn(loop, UINT64_MAX - 1);
 	cr_assert(eq(int, probe.events[2].result, POLLHUP));
+	tear_down(loop);
 }
 
 BOTH(watch_reports_room_to_write)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct probe probe = {0};
 	int ends[2];
 
@@ -151,11 +152,12 @@ BOTH(watch_reports_room_to_write)
 	turn(loop, UINT64_MAX);
 	cr_assert(eq(int, probe.events[0].kind, LOOP_READY));
 	cr_assert(eq(int, probe.events[0].result, POLLOUT));
+	tear_down(loop);
 }
 
 BOTH(unwatch_ends_events_and_a_new_watch_begins_afresh)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct probe probe = {.act = take_byte};
 	int ends[2];
 
@@ -173,11 +175,12 @@ BOTH(unwatch_ends_events_and_a_new_watch_begins_afresh)
 	turn(loop, UINT64_MAX);
 	turn(loop, 0);
 	cr_assert(eq(u32, probe.n_events, 1));
+	tear_down(loop);
 }
 
 BOTH(unwatch_before_the_poll_was_submitted)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct probe first = {0}, second = {0};
 	int fd = eventfd(1, 0), other = eventfd(0, 0);
 
@@ -191,11 +194,12 @@ BOTH(unwatch_before_the_poll_was_submitted)
 	turn(loop, 0);
 	cr_assert(eq(u32, first.n_events, 0));
 	cr_assert(eq(u32, second.n_events, 0));
+	tear_down(loop);
 }
 
 BOTH(eventfd_burst_is_one_call)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct probe probe = {0};
 	int fd = eventfd(0, EFD_NONBLOCK);
 
@@ -210,11 +214,12 @@ BOTH(eventfd_burst_is_one_call)
 		cr_assert(eq(u32, probe.n_events, round));
 		cr_assert(eq(int, probe.events[round - 1].kind, LOOP_READY));
 	}
+	tear_down(loop);
 }
 
 BOTH(eventfd_signalled_before_the_watch)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct probe probe = {0};
 	int fd = eventfd(1, EFD_NONBLOCK);
 
@@ -222,11 +227,12 @@ BOTH(eventfd_signalled_before_the_watch)
 	cr_assert(eq(int, loop_watch_eventfd(&probe.source, fd), 0));
 	turn(loop, UINT64_MAX);
 	cr_assert(eq(u32, probe.n_events, 1));
+	tear_down(loop);
 }
 
 BOTH(events_carry_the_time_of_the_turn)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct probe first = {0}, second = {0};
 	uint64_t before = loop_now(loop);
 
@@ -238,6 +244,7 @@ BOTH(events_carry_the_time_of_the_turn)
 	cr_assert(gt(u64, first.events[0].now, before));
 	cr_assert(eq(u64, first.events[0].now, loop_now(loop)));
 	cr_assert(eq(u64, first.events[0].now, second.events[0].now));
+	tear_down(loop);
 }
 
 static uint32_t fired[EVENTS_MAX], n_fired;
@@ -252,7 +259,7 @@ static void note_firing(struct probe *probe, const struct loop_event *event)
 BOTH(timers_fire_in_order_and_not_early)
 {
 	static const uint32_t order[] = {7, 2, 9, 1, 4, 0, 8, 3, 6, 5};
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct probe probes[ARRAY_SIZE(order)] = {0};
 	uint64_t start = loop_now(loop);
 
@@ -266,11 +273,12 @@ BOTH(timers_fire_in_order_and_not_early)
 		turn(loop, UINT64_MAX);
 	for (uint32_t i = 0; i < n_fired; i++)
 		cr_assert(eq(u32, fired[i], i));
+	tear_down(loop);
 }
 
 BOTH(timer_moved_and_disarmed)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct probe moved = {.act = note_firing, .fd = 1}, off = {.act = note_firing, .fd = 2};
 	struct probe last = {.act = note_firing, .fd = 3};
 	uint64_t start = loop_now(loop);
@@ -288,6 +296,7 @@ BOTH(timer_moved_and_disarmed)
 	cr_assert(eq(u32, fired[0], 3));
 	cr_assert(eq(u32, fired[1], 1));
 	cr_assert(eq(u32, off.n_events, 0));
+	tear_down(loop);
 }
 
 static void ask_for_now(struct probe *probe, const struct loop_event *event _unused_)
@@ -297,7 +306,7 @@ static void ask_for_now(struct probe *probe, const struct loop_event *event _unu
 
 BOTH(timer_that_always_asks_for_now_holds_up_nobody)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct probe greedy = {.act = ask_for_now}, other = {0};
 
 	add(loop, &greedy);
@@ -309,15 +318,17 @@ BOTH(timer_that_always_asks_for_now_holds_up_nobody)
 	cr_assert(eq(u32, other.n_events, 1));
 	turn(loop, UINT64_MAX);
 	cr_assert(eq(u32, greedy.n_events, 2));
+	tear_down(loop);
 }
 
 BOTH(turn_ends_at_its_deadline)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	uint64_t start = loop_now(loop);
 
 	turn(loop, start + 3 * MS);
 	cr_assert(ge(u64, loop_now(loop), start + 3 * MS));
+	tear_down(loop);
 }
 
 #define POSTERS 4
@@ -357,7 +368,7 @@ static void *post_many(void *arg)
 
 BOTH(posts_of_four_threads_all_arrive_in_order)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct collector collector = {.source.on_event = on_collected};
 	struct poster posters[POSTERS];
 
@@ -374,11 +385,12 @@ BOTH(posts_of_four_threads_all_arrive_in_order)
 	}
 	cr_assert(eq(u64, loop_counters(loop).posts, POSTERS * POSTS));
 	loop_remove(&collector.source);
+	tear_down(loop);
 }
 
 BOTH(post_of_the_owner_does_not_wait)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct probe probe = {0};
 
 	add(loop, &probe);
@@ -387,11 +399,12 @@ BOTH(post_of_the_owner_does_not_wait)
 	turn(loop, UINT64_MAX);
 	cr_assert(eq(u32, probe.n_events, 3));
 	cr_assert(eq(u32, probe.events[2].arg, 2));
+	tear_down(loop);
 }
 
 BOTH(post_to_a_removed_source_is_dropped)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct probe probe = {0};
 
 	add(loop, &probe);
@@ -400,6 +413,7 @@ BOTH(post_to_a_removed_source_is_dropped)
 	add(loop, &probe);
 	turn(loop, UINT64_MAX);
 	cr_assert(eq(u32, probe.n_events, 0));
+	tear_down(loop);
 }
 
 static void remove_both(struct probe *probe, const struct loop_event *event _unused_)
@@ -410,7 +424,7 @@ static void remove_both(struct probe *probe, const struct loop_event *event _unu
 
 BOTH(source_that_removes_itself_and_another_with_an_event)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct probe first = {.act = remove_both}, second = {.act = remove_both};
 	int fds[2] = {eventfd(1, 0), eventfd(1, 0)};
 
@@ -423,11 +437,12 @@ BOTH(source_that_removes_itself_and_another_with_an_event)
 	turn(loop, UINT64_MAX);
 	turn(loop, 0);
 	cr_assert(eq(u32, first.n_events + second.n_events, 1));
+	tear_down(loop);
 }
 
 BOTH(removal_among_timers_posts_and_batch)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct probe first = {.act = remove_both}, second = {.act = remove_both};
 
 	for (int round = 0; round < 3; round++) {
@@ -450,6 +465,7 @@ BOTH(removal_among_timers_posts_and_batch)
 		turn(loop, 0);
 		cr_assert(eq(u32, first.n_events + second.n_events, 1));
 	}
+	tear_down(loop);
 }
 
 static void ask_for_batch(struct probe *probe, const struct loop_event *event _unused_)
@@ -461,7 +477,7 @@ static void ask_for_batch(struct probe *probe, const struct loop_event *event _u
 
 BOTH(batch_is_one_call_after_the_events_of_the_turn)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct probe device = {0}, queue = {.act = ask_for_batch, .other = &device};
 
 	add(loop, &device);
@@ -478,6 +494,7 @@ BOTH(batch_is_one_call_after_the_events_of_the_turn)
 	/* What the batch call asked for is for the next turn, which does not wait. */
 	turn(loop, UINT64_MAX);
 	cr_assert(eq(u32, queue.n_events, 4));
+	tear_down(loop);
 }
 
 static void *stop_loop(void *loop)
@@ -488,7 +505,7 @@ static void *stop_loop(void *loop)
 
 BOTH(stop_from_another_thread)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	pthread_t thread;
 
 	for (int i = 0; i < 20; i++) {
@@ -496,14 +513,16 @@ BOTH(stop_from_another_thread)
 		cr_assert(eq(int, loop_run(loop), 0));
 		pthread_join(thread, NULL);
 	}
+	tear_down(loop);
 }
 
 BOTH(stop_before_run_is_not_lost)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 
 	loop_stop(loop);
 	cr_assert(eq(int, loop_run(loop), 0));
+	tear_down(loop);
 }
 
 static void *enable_and_run(void *arg)
@@ -523,7 +542,7 @@ static void stop_own_loop(struct probe *probe, const struct loop_event *event _u
 /* The owner has ended by then: its ring is freed by the thread that made it, which has one too. */
 BOTH(loop_made_by_one_thread_and_run_by_another)
 {
-	_cleanup_(tear_down) struct loop *own = enabled_loop(*without_uring);
+	struct loop *own = enabled_loop(*without_uring);
 	struct loop *loop = make_loop(*without_uring);
 	struct probe probe = {.act = stop_own_loop}, mine = {0};
 	int fd = eventfd(0, 0);
@@ -545,12 +564,13 @@ BOTH(loop_made_by_one_thread_and_run_by_another)
 	cr_assert(eq(int, loop_watch(&mine.source, fd, POLLIN), 0));
 	turn(own, UINT64_MAX);
 	cr_assert(eq(u32, mine.n_events, 1));
+	tear_down(own);
 }
 
 BOTH(slots_run_out_and_come_back)
 {
 	static struct loop_source sources[LOOP_SOURCES_MAX];
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct loop_source extra = {.on_event = on_probe};
 	uint32_t n = 0;
 
@@ -567,11 +587,12 @@ BOTH(slots_run_out_and_come_back)
 	loop_remove(&extra);
 	for (uint32_t i = 0; i < n; i++)
 		loop_remove(&sources[i]);
+	tear_down(loop);
 }
 
 BOTH(slot_rests_before_it_is_used_again)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 	struct probe probe = {0};
 	uint32_t first;
 
@@ -582,12 +603,13 @@ BOTH(slot_rests_before_it_is_used_again)
 		add(loop, &probe);
 		cr_assert(ne(u32, probe.source.slot, first));
 	}
+	tear_down(loop);
 }
 
 BOTH(a_great_many_watches)
 {
 	static struct probe probes[300];
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(*without_uring);
+	struct loop *loop = enabled_loop(*without_uring);
 
 	/* More than the submission queue holds, all ready at once. A turn need not bring them all:
 	 * the kernel hands out some twenty at a time. */
@@ -604,11 +626,12 @@ BOTH(a_great_many_watches)
 		loop_remove(&probes[i].source);
 	}
 	turn(loop, 0);
+	tear_down(loop);
 }
 
 Test(loop, ring_enters_the_kernel_once_a_turn)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(false);
+	struct loop *loop = enabled_loop(false);
 	struct probe edge = {0}, level = {.act = take_byte};
 	int fd = eventfd(0, 0), ends[2];
 	uint64_t before;
@@ -629,18 +652,20 @@ Test(loop, ring_enters_the_kernel_once_a_turn)
 	cr_assert(eq(u32, edge.n_events, 10));
 	cr_assert(eq(u32, level.n_events, 10));
 	cr_assert(le(u64, loop_counters(loop).enters - before, 10));
+	tear_down(loop);
 }
 
 /* A turn that is not to wait, with nothing queued and nothing come, makes no system call. */
 Test(loop, idle_ring_turn_without_waiting_is_free)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(false);
+	struct loop *loop = enabled_loop(false);
 	uint64_t before;
 
 	turn(loop, 0);
 	before = loop_counters(loop).enters;
 	turn(loop, 0);
 	cr_assert(eq(u64, loop_counters(loop).enters, before));
+	tear_down(loop);
 }
 
 static int ring_descriptor(void)
@@ -657,7 +682,7 @@ static int ring_descriptor(void)
 
 Test(loop, ring_refuses_what_is_not_on_its_list)
 {
-	_cleanup_(tear_down) struct loop *loop = enabled_loop(false);
+	struct loop *loop = enabled_loop(false);
 	struct probe probe = {0};
 	struct io_uring_sqe *sqe;
 
@@ -676,6 +701,7 @@ Test(loop, ring_refuses_what_is_not_on_its_list)
 		     io_uring_register((uint32_t)ring_descriptor(), IORING_REGISTER_PERSONALITY,
 				       NULL, 0),
 		     -EACCES));
+	tear_down(loop);
 }
 
 static void forbid_io_uring(void)
@@ -696,7 +722,7 @@ Test(loop, falls_back_where_io_uring_is_forbidden)
 {
 	const struct loop_options options = {.name = "test"};
 	struct probe probe = {0};
-	_cleanup_(tear_down) struct loop *loop = NULL;
+	struct loop *loop = NULL;
 
 	forbid_io_uring();
 	cr_assert(eq(int, loop_new(&loop, &options, NULL), 0));
@@ -706,4 +732,5 @@ Test(loop, falls_back_where_io_uring_is_forbidden)
 	cr_assert(eq(int, loop_watch_eventfd(&probe.source, eventfd(1, 0)), 0));
 	turn(loop, UINT64_MAX);
 	cr_assert(eq(u32, probe.n_events, 1));
+	tear_down(loop);
 }

@@ -471,7 +471,7 @@ int main(int argc, char **argv)
 	snprintf(append, sizeof(append), "seed=%s seconds=%s", seed ? seed : "1",
 		 seconds ? seconds : "0");
 	config.append = append;
-	config.timeout_s = 60 + (seconds ? (unsigned int)atoi(seconds) * 4 : 0);
+	config.timeout_s = 110 + (seconds ? (unsigned int)atoi(seconds) * 4 : 0);
 	printf("%s\n", append);
 	return vm_judge(vm_start(&config));
 }

@@ -81,7 +81,7 @@ static void power_button(struct guest_boot *boot)
 	(void)boot;
 	if (!acpi_dsdt_mentions(BOARD_GED_HID))
 		GUEST_SKIP("no generic event device in the DSDT");
-	GUEST_ASSERT(acpi_dsdt_mentions("PNP0C0C"), "no power button in the DSDT");
+	GUEST_ASSERT(acpi_dsdt_mentions(BOARD_POWER_BUTTON_HID), "no power button in the DSDT");
 	GUEST_ASSERT(inb(BOARD_GED_PORT) == 0, "an event before there was one");
 	ioapic_route(BOARD_GED_GSI, irq_alloc(ged, NULL), apic_id());
 	for (unsigned int i = 1; i <= 2; i++) {

@@ -31,6 +31,8 @@ static void *io_thread_main(void *argument)
 	struct io_thread *io = argument;
 	int r;
 
+	/* Sealed, a thread can name nobody, itself included. */
+	pthread_setname_np(pthread_self(), io->name);
 	if (io->seal && io->seal() < 0)
 		abort(); /* a thread that cannot be sealed must not run */
 	pthread_mutex_lock(&io->lock);
@@ -61,7 +63,6 @@ int io_thread_create(struct io_thread *io, int (*seal)(void), struct error *err)
 	if (r != 0)
 		return error_set(err, -r, "cannot start I/O thread %s: %s", io->name, strerror(r));
 	io->has_thread = true;
-	pthread_setname_np(io->thread, io->name);
 	return 0;
 }
 

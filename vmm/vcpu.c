@@ -181,8 +181,12 @@ static void *vcpu_thread(void *argument)
 	struct vcpu_start start = *(struct vcpu_start *)argument;
 	struct vcpu *vcpu = start.vcpu;
 	sigset_t kick;
+	char name[16];
 
 	free(argument);
+	/* Sealed, a thread can name nobody, itself included. */
+	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
+	pthread_setname_np(pthread_self(), name);
 	sigemptyset(&kick);
 	sigaddset(&kick, kick_signal());
 	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
@@ -197,7 +201,6 @@ static int thread_create(struct vcpu *vcpu, int (*seal)(void))
 {
 	struct vcpu_start *start = malloc(sizeof(*start));
 	pthread_attr_t attributes;
-	char name[16];
 	int r;
 
 	if (!start)
@@ -212,8 +215,6 @@ static int thread_create(struct vcpu *vcpu, int (*seal)(void))
 		return -r;
 	}
 	vcpu->has_thread = true;
-	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
-	pthread_setname_np(vcpu->thread, name);
 	return 0;
 }
 

@@ -50,7 +50,7 @@ struct command {
 
 static char guest_elf[512], test_name[64], test_dir[96];
 static char files[MAX_FILES][160];
-static unsigned int n_files;
+static unsigned int n_files, n_starts;
 static struct vm the_vm = {.pid = -1, .in_fd = -1, .out_fd = -1, .control_fd = -1};
 
 static uint64_t now_ms(void)
@@ -374,14 +374,28 @@ static void start_on_pty(struct vm *vm, struct command *c)
 	vm->in_fd = vm->out_fd;
 }
 
+static void close_vm(struct vm *vm)
+{
+	if (vm->control_fd >= 0)
+		close(vm->control_fd);
+	if (vm->out_fd >= 0)
+		close(vm->out_fd);
+	if (vm->in_fd >= 0 && vm->in_fd != vm->out_fd)
+		close(vm->in_fd);
+}
+
 struct vm *vm_start(const struct vm_config *config)
 {
 	struct vm *vm = &the_vm;
 	struct command c = {0};
+	char socket_name[32];
 
 	CHECK(vm->pid < 0, "one VM at a time");
+	close_vm(vm);
 	*vm = (struct vm){.pid = -1, .in_fd = -1, .out_fd = -1, .control_fd = -1};
-	snprintf(vm->control_path, sizeof(vm->control_path), "%s", test_file("control"));
+	n_starts += !config->same_socket;
+	snprintf(socket_name, sizeof(socket_name), "control-%u", n_starts);
+	snprintf(vm->control_path, sizeof(vm->control_path), "%s", test_file(socket_name));
 	vm->deadline_ms =
 		now_ms() + 1000 * (config->timeout_s ? config->timeout_s : DEFAULT_TIMEOUT_S);
 	if (vm_is_peer())

@@ -37,6 +37,7 @@ struct vm_config {
 	bool no_rng;
 	bool console_virtio;    /* the console is virtio-console's port 0, not the serial port */
 	bool on_pty;            /* stdio is a terminal of 80x25 */
+	bool same_socket;       /* the control socket has the path it had for the VM before */
 	unsigned int timeout_s; /* of the VM's whole life; 0: 60 */
 };
 

@@ -137,6 +137,8 @@ static void read_fadt(const uint8_t *t, uint32_t len)
 	info.pm_timer = (uint16_t)get32(t + FADT_PM_TIMER);
 	if (!info.pm_timer && len >= FADT_X_PM_TIMER + 12)
 		info.pm_timer = (uint16_t)get_register(t + FADT_X_PM_TIMER).at;
+	if (!info.pm_timer && info.hardware_reduced)
+		info.pm_timer = BOARD_PM_TIMER_PORT;
 	if (len >= FADT_SLEEP_CONTROL + 12)
 		info.sleep_control = get_register(t + FADT_SLEEP_CONTROL);
 	if (len >= FADT_X_DSDT + 8 && get64(t + FADT_X_DSDT))

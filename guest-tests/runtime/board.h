@@ -8,8 +8,11 @@
 #define BOARD_SERIAL_PORT 0x3f8
 #define BOARD_SERIAL_GSI  4
 
-#define BOARD_I8042_PORT  0x64
-#define BOARD_I8042_RESET 0xfe
+/* Hardware-reduced ACPI leaves it out of the FADT, and the board has it all the same. */
+#define BOARD_PM_TIMER_PORT 0x608
+
+#define BOARD_I8042_PORT    0x64
+#define BOARD_I8042_RESET   0xfe
 
 /* \_S5 would need an AML interpreter: 5 is what hardware-reduced boards name, 0 what QEMU's q35
  * does. */
@@ -19,6 +22,7 @@
 /* Generic event device: an edge on the GSI; reading the port returns what happened and clears it.
  */
 #define BOARD_GED_HID          "ACPI0013"
+#define BOARD_POWER_BUTTON_HID "\x41\xd0\x0c\x0c" /* PNP0C0C, compressed */
 #define BOARD_GED_GSI          9
 #define BOARD_GED_PORT         0x610
 #define BOARD_GED_POWER_BUTTON 0x01

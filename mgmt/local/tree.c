@@ -5,7 +5,7 @@
  */
 #include "mgmt/local/tree.h"
 
-#include <inttypes.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "mgmt/local/local.h"
@@ -39,6 +39,28 @@ static void value_print(FILE *file, const json_t *value)
 	}
 }
 
+/* A list of objects: a line each, "key value" pairs in a row. */
+static void rows_print(FILE *file, const json_t *list, int indent)
+{
+	const json_t *row;
+	const char *key;
+	json_t *value;
+	size_t i;
+
+	json_array_foreach((json_t *)list, i, row)
+	{
+		fprintf(file, "%*s-", indent, "");
+		json_object_foreach((json_t *)row, key, value)
+		{
+			fputc(' ', file);
+			harmless_print(file, key);
+			fputc(' ', file);
+			value_print(file, value);
+		}
+		fputc('\n', file);
+	}
+}
+
 void tree_print(FILE *file, const json_t *object, int indent)
 {
 	const char *key;
@@ -47,15 +69,18 @@ void tree_print(FILE *file, const json_t *object, int indent)
 	json_object_foreach((json_t *)object, key, value)
 	{
 		int width = indent + (int)strlen(key);
+		bool rows = json_is_object(json_array_get(value, 0));
 
 		fprintf(file, "%*s", indent, "");
 		harmless_print(file, key);
-		if (!json_is_object(value)) {
+		if (!rows && !json_is_object(value)) {
 			fprintf(file, "%*s", width < TREE_COLUMN ? TREE_COLUMN - width : 1, "");
 			value_print(file, value);
 		}
 		fputc('\n', file);
-		if (json_is_object(value))
+		if (rows)
+			rows_print(file, value, indent + 2);
+		else if (json_is_object(value))
 			tree_print(file, value, indent + 2);
 	}
 }

@@ -92,6 +92,7 @@ int verb_stats(int argc, char **argv)
 	if (client_ask(&dir, CONTROL_COUNTERS, NULL, -1, &counters, &err) < 0) {
 		status = local_fail(&err, LOCAL_FAILED);
 	} else {
+		stats_add_host_ksm(counters);
 		if (words.json)
 			status = tree_print_json(counters);
 		else
