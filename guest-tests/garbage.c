@@ -302,6 +302,14 @@ static void kick(const struct virtio_device *dev, unsigned int q)
 	mmio_write16(dev->notify + offset * dev->notify_multiplier, (uint16_t)q);
 }
 
+static bool is_idle(const struct virtio_device *dev, gpa_t at)
+{
+	const volatile struct virtq_avail *avail = (struct virtq_avail *)(at + 0x8000);
+	const volatile struct virtq_used *used = (struct virtq_used *)(at + 0x10000);
+
+	return used->idx == avail->idx || virtio_status(dev) & VIRTIO_STATUS_NEEDS_RESET;
+}
+
 /* Until the device wants a reset, and not for ever. */
 static void kick_garbage(const struct virtio_device *dev, unsigned int n, unsigned int size)
 {
@@ -317,6 +325,8 @@ static void kick_garbage(const struct virtio_device *dev, unsigned int n, unsign
 		/* Mostly a few more requests, at times more than fit. */
 		avail->idx = (uint16_t)(avail->idx + (tame || any(8) ? 1 + any(4) : any32()));
 		kick(dev, q);
+		if (tame)
+			(void)POLL_UNTIL(is_idle(dev, at), 5);
 		if (virtio_status(dev) & VIRTIO_STATUS_NEEDS_RESET) {
 			n_needs_reset++;
 			return;

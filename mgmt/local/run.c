@@ -25,6 +25,9 @@
 #include "mgmt/local/spawn.h"
 #include "mgmt/local/tree.h"
 
+/* How the VM was last asked to end. */
+enum asked { ASKED_NOTHING, ASKED_POWER, ASKED_QUIT, ASKED_KILL };
+
 /* One start, from the description to the end. */
 struct run {
 	struct run_options *options;
@@ -33,7 +36,7 @@ struct run {
 	pid_t vmm;
 	int status; /* of the VMM, once it has ended */
 	bool ready; /* the vCPUs have run */
-	int asked;  /* times it was asked to end */
+	int asked;  /* enum asked: the strongest so far */
 };
 
 static int dry_run(const struct vm_description *vm)
@@ -98,16 +101,35 @@ static bool run_side(void *data)
 	return false;
 }
 
+/* A VMM that ends before it has answered has obeyed. Two SIGTERMs could arrive as one, so the
+ * second word is another. */
+static void run_quit(struct run *run)
+{
+	struct error err = ERROR_NULL;
+	int r = client_ask(&run->prepared->dir, CONTROL_QUIT, NULL, -1, NULL, &err);
+
+	if (r < 0 && r != -EPIPE)
+		kill(run->vmm, SIGTERM);
+}
+
 /* Power button first; then at once; then without asking the VMM. */
-static void run_ask_to_end(struct run *run)
+static void run_ask_to_end(struct run *run, enum asked step)
 {
 	static const char *const words[] = {
-		"power button pressed; ends in 30 s if the guest does not, at once if asked again",
-		"ending now", "killing the VMM"};
-	int i = MIN(run->asked++, 2);
+		[ASKED_POWER] = "power button pressed; ends in 30 s if the guest does not, at once "
+				"if asked again",
+		[ASKED_QUIT] = "ending now",
+		[ASKED_KILL] = "killing the VMM",
+	};
 
-	local_say("\"%s\": %s", run->prepared->dir.name, words[i]);
-	kill(run->vmm, i < 2 ? SIGTERM : SIGKILL);
+	local_say("\"%s\": %s", run->prepared->dir.name, words[step]);
+	if (step == ASKED_POWER)
+		kill(run->vmm, SIGTERM);
+	else if (step == ASKED_QUIT)
+		run_quit(run);
+	else
+		kill(run->vmm, SIGKILL);
+	run->asked = MAX(run->asked, step);
 }
 
 static bool run_signal(void *data, int signal)
@@ -115,29 +137,34 @@ static bool run_signal(void *data, int signal)
 	struct run *run = data;
 
 	if (signal != SIGCHLD) {
-		run_ask_to_end(run);
+		run_ask_to_end(run, MIN(run->asked + 1, (int)ASKED_KILL));
 		return false;
 	}
 	return waitpid(run->vmm, &run->status, WNOHANG) == run->vmm;
 }
 
+/* Only pressed, with no end by the clock: the person watches what comes of it. */
+static void run_press(struct run *run)
+{
+	struct error err = ERROR_NULL;
+	int r = client_ask(&run->prepared->dir, CONTROL_POWER_BUTTON, NULL, -1, NULL, &err);
+
+	if (r < 0 && r != -EPIPE)
+		local_say("%s", err.text);
+}
+
 static bool run_key(void *data, char key)
 {
 	struct run *run = data;
-	struct error err = ERROR_NULL;
 
-	if (key == 'p' || (key == 'q' && run->asked)) {
-		run_ask_to_end(run);
-	} else if (key == 'q') {
-		local_say("\"%s\": ending now", run->prepared->dir.name);
-		run->asked = 2;
-		if (client_ask(&run->prepared->dir, CONTROL_QUIT, NULL, -1, NULL, &err) < 0)
-			kill(run->vmm, SIGKILL);
-	} else {
+	if (key == 'p')
+		run_press(run);
+	else if (key == 'q')
+		run_ask_to_end(run, run->asked < ASKED_QUIT ? ASKED_QUIT : ASKED_KILL);
+	else
 		local_say(RELAY_ESCAPE_NAME
 			  " then p: power button, q: end the VM at once, " RELAY_ESCAPE_NAME
 			  ": the key itself");
-	}
 	return false;
 }
 
