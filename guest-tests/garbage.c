@@ -28,7 +28,7 @@
 #define CONFIG_WRITES   60
 #define RING_KICKS      12
 #define RING_SETUPS     4
-#define RING_ENTRIES    16
+#define RING_SIZE       8 /* what every device has at least, QEMU's rng too */
 #define PM_TIMER_HZ     3579545u
 
 static struct test_device *devices;
@@ -243,7 +243,7 @@ static void fill_desc(struct virtq_desc *d, bool first)
 	d->gpa = any_gpa();
 	d->len = any(4) ? lens[any(ARRAY_SIZE(lens))] : any32();
 	d->flags = (uint16_t)(any(8) ? any(4) : any(8) ? VIRTQ_DESC_INDIRECT : any32());
-	d->next = (uint16_t)(any(8) ? any(RING_ENTRIES) : any32());
+	d->next = (uint16_t)(any(8) ? any(RING_SIZE) : any32());
 	if (first && any(2)) {
 		d->gpa = HEADERS + any(64) * 16;
 		d->len = 16;
@@ -255,34 +255,34 @@ static void fill_desc(struct virtq_desc *d, bool first)
 	}
 }
 
-static void fill_rings(gpa_t at, unsigned int size, bool tame)
+static void fill_rings(gpa_t at, bool tame)
 {
 	struct virtq_desc *desc = (struct virtq_desc *)at;
 	struct virtq_avail *avail = (struct virtq_avail *)(at + 0x8000);
 
-	for (unsigned int i = 0; i < RING_ENTRIES; i++) {
+	for (unsigned int i = 0; i < RING_SIZE; i++) {
 		if (tame)
 			fill_tame_desc(&desc[i], i);
 		else
 			fill_desc(&desc[i], i & 1);
 	}
-	for (unsigned int i = 0; i < size; i++) {
+	for (unsigned int i = 0; i < RING_SIZE; i++) {
 		if (tame)
-			avail->ring[i] = (uint16_t)(any(RING_ENTRIES / 4) * 4);
+			avail->ring[i] = (uint16_t)(any(RING_SIZE / 4) * 4);
 		else
-			avail->ring[i] = (uint16_t)(any(16) ? any(RING_ENTRIES) : any32());
+			avail->ring[i] = (uint16_t)(any(16) ? any(RING_SIZE) : any32());
 	}
 	avail->flags = (uint16_t)any(4);
 }
 
-static void set_up_queue(const struct virtio_device *dev, unsigned int i, unsigned int size)
+static void set_up_queue(const struct virtio_device *dev, unsigned int i)
 {
 	gpa_t at = RINGS + i * RING_STRIDE, common = dev->common;
 
 	(void)virtq_max_size(dev, i);
 	memset((void *)(at + 0x8000), 0, 512);
 	memset((void *)(at + 0x10000), 0, 512);
-	mmio_write16(common + VIRTIO_COMMON_QUEUE_SIZE, (uint16_t)size);
+	mmio_write16(common + VIRTIO_COMMON_QUEUE_SIZE, RING_SIZE);
 	mmio_write16(common + VIRTIO_COMMON_QUEUE_VECTOR, (uint16_t)any(3));
 	mmio_write32(common + VIRTIO_COMMON_QUEUE_DESC, (uint32_t)at);
 	mmio_write32(common + VIRTIO_COMMON_QUEUE_DESC + 4, 0);
@@ -311,7 +311,7 @@ static bool is_idle(const struct virtio_device *dev, gpa_t at)
 }
 
 /* Until the device wants a reset, and not for ever. */
-static void kick_garbage(const struct virtio_device *dev, unsigned int n, unsigned int size)
+static void kick_garbage(const struct virtio_device *dev, unsigned int n)
 {
 	bool tame = any(2);
 
@@ -320,10 +320,11 @@ static void kick_garbage(const struct virtio_device *dev, unsigned int n, unsign
 		gpa_t at = RINGS + q * RING_STRIDE;
 		volatile struct virtq_avail *avail = (struct virtq_avail *)(at + 0x8000);
 
-		fill_rings(at, size, tame);
+		fill_rings(at, tame);
 		full_barrier();
-		/* Mostly a few more requests, at times more than fit. */
-		avail->idx = (uint16_t)(avail->idx + (tame || any(8) ? 1 + any(4) : any32()));
+		/* Tame: one at a time, done before the next. Else a few more, at times more than
+		 * fit. */
+		avail->idx = (uint16_t)(avail->idx + (tame ? 1 : any(8) ? 1 + any(4) : any32()));
 		kick(dev, q);
 		if (tame)
 			(void)POLL_UNTIL(is_idle(dev, at), 5);
@@ -336,15 +337,15 @@ static void kick_garbage(const struct virtio_device *dev, unsigned int n, unsign
 
 static void write_rings(struct virtio_device *dev)
 {
-	unsigned int n = mmio_read16(dev->common + VIRTIO_COMMON_N_QUEUES), size = 8;
+	unsigned int n = mmio_read16(dev->common + VIRTIO_COMMON_N_QUEUES);
 
 	n = n < 8 ? n : 8;
 	for (unsigned int i = 0; i < RING_SETUPS; i++) {
 		virtio_begin(dev, random_next(&state));
 		for (unsigned int q = 0; q < n; q++)
-			set_up_queue(dev, q, size);
+			set_up_queue(dev, q);
 		virtio_driver_ok(dev);
-		kick_garbage(dev, n, size);
+		kick_garbage(dev, n);
 	}
 	sleep_ms(1);
 }
@@ -372,6 +373,7 @@ static void run(const struct guest_boot *boot, const struct test_device *d)
 
 	state = cmdline_number(boot, "seed", 1) * 0x9e3779b97f4a7c15ull + (uint64_t)d->name[0];
 	ram_end = boot->ram_end;
+	n_needs_reset = 0;
 	d->start();
 	while (seconds ? ticks / PM_TIMER_HZ < seconds : n < rounds) {
 		before = pm_now();

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # used by whoever sources this
 # What the commands of this folder share: which Debian 12 packages are needed for what, the build, and
 # whether this host's KVM runs a stock kernel. Sourced, with $tree set.
 

@@ -130,17 +130,19 @@ void host_corral(const struct host *host, struct said *said, ...)
 
 struct running host_start(const struct host *host, ...)
 {
+	static int started;
 	struct running running;
 	int in[2], out[2];
 	va_list words;
 
 	cr_assert(!pipe2(in, O_CLOEXEC) && !pipe2(out, O_CLOEXEC));
+	snprintf(running.err, sizeof(running.err), "err-%d", started++);
 	va_start(words, host);
 	running.pid = fork();
 	if (!running.pid) {
 		dup2(in[0], STDIN_FILENO);
 		dup2(out[1], STDOUT_FILENO);
-		to_file(host, "err", STDERR_FILENO);
+		to_file(host, running.err, STDERR_FILENO);
 		corral_exec(words);
 	}
 	va_end(words);
@@ -176,7 +178,7 @@ void running_end(const struct host *host, struct running *running, struct said *
 		used += n;
 	said->out[used] = '\0';
 	said->status = status_of(running->pid);
-	text_read(host, "err", said->err);
+	text_read(host, running->err, said->err);
 	fd_close(running->in);
 	fd_close(running->out);
 }

@@ -26,11 +26,12 @@ struct said {
 	char err[HOST_TEXT_MAX];
 };
 
-/* A `corral` that runs. Its standard output is a pipe, its standard error a file. */
+/* A `corral` that runs. Its standard output is a pipe, its standard error a file of its own. */
 struct running {
 	pid_t pid;
-	int in;  /* owned: its standard input */
-	int out; /* owned: its standard output */
+	int in;       /* owned: its standard input */
+	int out;      /* owned: its standard output */
+	char err[16]; /* that file's name in the test's directory */
 };
 
 void host_init(struct host *host);

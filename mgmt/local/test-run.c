@@ -198,7 +198,7 @@ Test(run, a_third_signal_kills_a_hung_vmm)
 	char path[96], text[4096] = "";
 	int n = 0;
 
-	snprintf(path, sizeof(path), "%s/err", host.dir);
+	snprintf(path, sizeof(path), "%s/%s", host.dir, vm.err);
 	running_expect(&vm, "up\n");
 	for (int i = 1; i <= 3; i++) {
 		kill(vm.pid, SIGTERM);
@@ -316,7 +316,7 @@ Test(run, pty_carries_the_console)
 		sched_yield();
 	}
 	fd_close(fd);
-	snprintf(path, sizeof(path), "%s/err", host.dir);
+	snprintf(path, sizeof(path), "%s/%s", host.dir, vm.err);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	n = read(fd, text, sizeof(text) - 1);
 	fd_close(fd);

@@ -132,10 +132,15 @@ int verb_wait(int argc, char **argv)
 	if (status != LOCAL_OK)
 		return status;
 	exit_fd = openat(dir.fd, RUNDIR_EXIT, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (exit_fd < 0) { /* removed since: it ended in the foreground, before we were there */
+		local_say("no VM named \"%s\", see `corral ps`", dir.name);
+		rundir_close(&dir);
+		return LOCAL_FAILED;
+	}
 	r = rundir_wait(&dir);
 	if (r < 0)
 		local_say("cannot wait for \"%s\": %s", dir.name, strerror(-r));
-	if (r < 0 || exit_fd < 0)
+	if (r < 0)
 		status = exit_status(EXIT_UNKNOWN);
 	else
 		status = end_report(&dir, exit_fd);

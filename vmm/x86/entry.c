@@ -5,9 +5,7 @@
  */
 #include "vmm/x86/entry.h"
 
-#include <errno.h>
-
-#include "base/cursor.h"
+#include "devices/power.h"
 #include "vmm/x86/layout.h"
 
 #define SELECTOR_CODE 0x10
@@ -117,14 +115,35 @@ static int page_tables_write(struct guest_memory *memory)
 	return r;
 }
 
+/* 16-bit code that asks the power device for a reset. */
+static int reset_vector_write(struct guest_memory *memory)
+{
+	static const uint8_t code[] = {
+		0xba,
+		POWER_PORT & 0xff,
+		POWER_PORT >> 8, /* mov dx, POWER_PORT */
+		0xb0,
+		POWER_RESET_VALUE, /* mov al, POWER_RESET_VALUE */
+		0xee,              /* out dx, al */
+		0xf4,              /* hlt */
+		0xeb,
+		0xfd, /* jmp to the hlt */
+	};
+
+	_Static_assert(sizeof(code) <= LAYOUT_BIOS_END - LAYOUT_RESET_VECTOR, "it is the end");
+	return memory_write(memory, LAYOUT_RESET_VECTOR, code, sizeof(code));
+}
+
 int entry_prepare(const struct boot_entry *entry, struct guest_memory *memory)
 {
 	bool long_mode = entry->protocol == BOOT_LINUX64;
-	int r = gdt_write(long_mode, memory);
+	int r = reset_vector_write(memory);
 
-	if (r < 0 || !long_mode)
-		return r;
-	return page_tables_write(memory);
+	if (r == 0)
+		r = gdt_write(long_mode, memory);
+	if (r == 0 && long_mode)
+		r = page_tables_write(memory);
+	return r;
 }
 
 void entry_registers(const struct boot_entry *entry, struct kvm_regs *regs, struct kvm_sregs *sregs)

@@ -11,7 +11,8 @@
 #include "devices/memory.h"
 #include "vmm/x86/kernel.h"
 
-/* Writes GDT and page tables. */
+/* Writes GDT and page tables, and what a PC has at its reset vector: Linux without EFI on
+ * hardware-reduced ACPI restarts by a jump there, in real mode. */
 int entry_prepare(const struct boot_entry *entry, struct guest_memory *memory) __must_check;
 
 /* `sregs` as KVM_GET_SREGS gave them; what is not about the entry (APIC base) stays. `regs` is

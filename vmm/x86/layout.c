@@ -49,7 +49,7 @@ uint32_t layout_map(uint64_t memory_size, struct layout_entry ret[LAYOUT_MAP_MAX
 	map_put(ret, &n, 0, MIN(ram[0].size, (uint64_t)LAYOUT_LOW_END), LAYOUT_RAM);
 	map_put(ret, &n, LAYOUT_ACPI, LAYOUT_ACPI_END, LAYOUT_ACPI_DATA);
 	map_put(ret, &n, LAYOUT_GENERATION, LAYOUT_NVS_END, LAYOUT_NVS);
-	map_put(ret, &n, LAYOUT_SMBIOS, LAYOUT_SMBIOS_END, LAYOUT_RESERVED);
+	map_put(ret, &n, LAYOUT_SMBIOS, LAYOUT_BIOS_END, LAYOUT_RESERVED);
 	map_put(ret, &n, LAYOUT_HIGH, ram[0].size, LAYOUT_RAM);
 	map_put(ret, &n, LAYOUT_ECAM, (gpa_t)LAYOUT_ECAM + LAYOUT_ECAM_SIZE, LAYOUT_RESERVED);
 	if (n_ram == 2)

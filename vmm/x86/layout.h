@@ -26,7 +26,9 @@
 #define LAYOUT_GENERATION   0xef000u /* VM generation id, 16 bytes alone in a page of NVS */
 #define LAYOUT_NVS_END      0xf0000u
 #define LAYOUT_SMBIOS       0xf0000u /* the anchor itself, then the structures */
-#define LAYOUT_SMBIOS_END   0x100000u
+#define LAYOUT_SMBIOS_END   0xffff0u
+#define LAYOUT_RESET_VECTOR 0xffff0u /* F000:FFF0, a few instructions that reset the board */
+#define LAYOUT_BIOS_END     0x100000u
 
 #define LAYOUT_HIGH         0x100000u /* kernels start here at the lowest */
 

@@ -64,13 +64,13 @@ static void enter(const struct machine *machine, const struct boot_entry *entry)
 	cr_assert_eq(ioctl(machine->vcpu, KVM_SET_REGS, &regs), 0);
 }
 
-static uint32_t next_out(const struct machine *machine)
+static uint32_t next_out(const struct machine *machine, uint16_t port)
 {
 	const struct kvm_run *run = machine->run;
 
 	cr_assert_eq(ioctl(machine->vcpu, KVM_RUN, 0), 0);
 	cr_assert_eq(run->exit_reason, KVM_EXIT_IO, "exit %u", run->exit_reason);
-	cr_assert_eq(run->io.port, 0x99);
+	cr_assert_eq(run->io.port, port);
 	return *(const uint32_t *)(const void *)((const char *)run + run->io.data_offset);
 }
 
@@ -86,9 +86,9 @@ static void run(enum boot_protocol protocol, uint32_t mark, uint32_t ebx, uint32
 	if (!machine_new(&memory, &machine))
 		cr_skip("/dev/kvm cannot be opened\n");
 	enter(&machine, &entry);
-	cr_assert_eq(next_out(&machine), mark);
-	cr_assert_eq(next_out(&machine), ebx);
-	cr_assert_eq(next_out(&machine), esi);
+	cr_assert_eq(next_out(&machine, 0x99), mark);
+	cr_assert_eq(next_out(&machine, 0x99), ebx);
+	cr_assert_eq(next_out(&machine, 0x99), esi);
 	cr_assert_eq(ioctl(machine.vcpu, KVM_RUN, 0), 0);
 	cr_assert_eq(machine.run->exit_reason, KVM_EXIT_HLT);
 }
@@ -101,6 +101,27 @@ Test(entry, pvh_starts_in_32_bits)
 Test(entry, linux_starts_in_64_bits)
 {
 	run(BOOT_LINUX64, 0, 0, 0x7000);
+}
+
+/* F000:FFF0 in real mode, where a restart without ACPI ends. */
+Test(entry, reset_vector_resets)
+{
+	struct boot_entry entry = {.protocol = BOOT_PVH32, .entry = MIB, .info = 0x7000};
+	struct kvm_regs regs = {.rip = 0xfff0, .rflags = 2};
+	struct guest_memory memory;
+	struct machine machine;
+	struct kvm_sregs sregs;
+
+	test_memory(&memory, 4 * MIB);
+	cr_assert_eq(entry_prepare(&entry, &memory), 0);
+	if (!machine_new(&memory, &machine))
+		cr_skip("/dev/kvm cannot be opened\n");
+	cr_assert_eq(ioctl(machine.vcpu, KVM_GET_SREGS, &sregs), 0);
+	sregs.cs.selector = 0xf000;
+	sregs.cs.base = 0xf0000;
+	cr_assert_eq(ioctl(machine.vcpu, KVM_SET_SREGS, &sregs), 0);
+	cr_assert_eq(ioctl(machine.vcpu, KVM_SET_REGS, &regs), 0);
+	cr_assert_eq(next_out(&machine, 0x600) & 0xff, 1);
 }
 
 /* A guest reloads its segments from the GDT: it must say what the registers said. */
