@@ -205,7 +205,6 @@ static void discard(struct guest_boot *boot)
 	struct blk_range range = {DISCARD_SECTOR, DISCARD_SECTORS, 0};
 	struct virtq *q = &disk.queues[0];
 
-	(void)boot;
 	if (!virtio_has(&disk.dev, BLK_F_DISCARD))
 		GUEST_SKIP("the disk has no discard");
 	GUEST_ASSERT(virtio_config_read32(&disk.dev, BLK_CONFIG_MAX_DISCARD) >= DISCARD_SECTORS,
@@ -215,6 +214,10 @@ static void discard(struct guest_boot *boot)
 	GUEST_ASSERT(blk_do(q, BLK_DISCARD, 0, &range, sizeof(range)) == BLK_UNSUPP, "bad flag");
 	range = (struct blk_range){~0ull, DISCARD_SECTORS, 0};
 	GUEST_ASSERT(blk_do(q, BLK_DISCARD, 0, &range, sizeof(range)) == BLK_IOERR, "far out");
+	/* QEMU wants a reset after this one. */
+	range.sector = DISCARD_SECTOR;
+	if (!cmdline_has(boot, "peer"))
+		GUEST_ASSERT(blk_do(q, BLK_DISCARD, 0, &range, 7) == BLK_IOERR, "half a range");
 }
 
 static void refusals(struct guest_boot *boot)

@@ -92,14 +92,15 @@ static int code_find(const struct setup_header *header, uint64_t file_size, stru
 {
 	uint64_t sectors = header->setup_sects ? header->setup_sects : 4;
 	uint64_t size = (uint64_t)header->syssize * 16;
+	uint64_t told;
 
 	image->code_offset = (sectors + 1) * SECTOR;
+	told = image->code_offset + size;
 	if (image->code_offset >= file_size || size > align_up(file_size - image->code_offset, 16))
 		return error_set(err, -ENOEXEC,
 				 "cannot load the kernel: it is truncated, the file has %llu bytes "
 				 "and its boot header says %llu; copy the file again",
-				 (unsigned long long)file_size,
-				 (unsigned long long)(image->code_offset + size));
+				 (unsigned long long)file_size, (unsigned long long)told);
 	image->code_size = MIN(size, file_size - image->code_offset);
 	return 0;
 }

@@ -264,11 +264,34 @@ static struct kvm_cpuid2 *table_new(void)
 	return table;
 }
 
+static int no_memory(const struct cpuid_policy *policy, struct error *err)
+{
+	return error_set(err, -ENOMEM, "cannot set up vCPU %u: %s", policy->index,
+			 strerror(ENOMEM));
+}
+
+static int tell(int vcpu_fd, const struct kvm_cpuid2 *supported, const struct cpuid_policy *policy,
+		struct error *err)
+{
+	struct kvm_cpuid2 *table = table_new();
+	int r;
+
+	if (!table)
+		return no_memory(policy, err);
+	r = cpuid_apply(supported, policy, table, CPUID_ENTRIES_MAX);
+	if (r == 0)
+		r = kvm_request(vcpu_fd, KVM_SET_CPUID2, table);
+	free(table);
+	if (r < 0)
+		return error_set(err, r, "cannot tell vCPU %u its features: %s", policy->index,
+				 strerror(-r));
+	return 0;
+}
+
 int cpuid_setup(const struct kvm *kvm, int vcpu_fd, uint32_t index, uint32_t n_vcpus,
 		struct error *err)
 {
 	_cleanup_(freep) struct kvm_cpuid2 *supported = table_new();
-	_cleanup_(freep) struct kvm_cpuid2 *table = table_new();
 	struct cpuid_policy policy = {
 		.index = index,
 		.n_cpus = n_vcpus,
@@ -276,18 +299,11 @@ int cpuid_setup(const struct kvm *kvm, int vcpu_fd, uint32_t index, uint32_t n_v
 	};
 	int r;
 
-	if (!supported || !table)
-		return error_set(err, -ENOMEM, "cannot set up vCPU %u: %s", index,
-				 strerror(ENOMEM));
+	if (!supported)
+		return no_memory(&policy, err);
 	r = kvm_request(kvm->fd, KVM_GET_SUPPORTED_CPUID, supported);
 	if (r < 0)
 		return error_set(err, r, "cannot ask KVM for the features of a vCPU: %s",
 				 strerror(-r));
-	r = cpuid_apply(supported, &policy, table, CPUID_ENTRIES_MAX);
-	if (r == 0)
-		r = kvm_request(vcpu_fd, KVM_SET_CPUID2, table);
-	if (r < 0)
-		return error_set(err, r, "cannot tell vCPU %u its features: %s", index,
-				 strerror(-r));
-	return 0;
+	return tell(vcpu_fd, supported, &policy, err);
 }
