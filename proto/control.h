@@ -74,10 +74,12 @@ struct control_device_cycle {
 extern const struct table control_device_cycle_table;
 
 /*
- * "counters" answers {"exits": {"io": n, "mmio": n, "halt": n, …}, "devices": {"disk0":
- * {"requests": n, …}, …}, "memory": {"ksm-shared": bytes, "ksm-sharing": bytes, "ksm-profit":
- * bytes, "private": bytes, "guest": bytes}, "loops": {"main": {"turns": n, "enters": n,
- * "operations": n}, …}}.
+ * "counters" answers {"exits": {"io": n, "mmio": n, "halt": n, …},
+ * "devices": {"disk0": {"requests": n, …}, …},
+ * "loops": {"main": {"turns": n, "enters": n, "operations": n}, "io0": …},
+ * "memory": {"guest": bytes, "resident": bytes, "private-dirty": bytes, "private-clean": bytes,
+ * "ksm": bytes in merged pages, "ksm-merging": bytes merged away, "ksm-zero": bytes, "ksm-profit":
+ * bytes saved less what KSM itself uses}}; a figure the kernel does not have is left out.
  */
 
 /* What "describe" answers: {"methods": [{"name", "help", "takes-fd", "params", "result"}, …]}. NULL

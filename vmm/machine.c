@@ -356,6 +356,14 @@ void machine_quit(struct machine *machine, const char *why)
 	stop(machine);
 }
 
+void machine_fault(struct machine *machine, const char *what, int code)
+{
+	char text[200];
+
+	snprintf(text, sizeof(text), "%s: %s", what, strerror(-code));
+	end(machine, EXIT_VMM_FAULT, text);
+}
+
 void machine_power_button(struct machine *machine)
 {
 	ged_raise(&machine->board.ged, GED_POWER_BUTTON);

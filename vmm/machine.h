@@ -87,6 +87,8 @@ void machine_reset(struct machine *machine);
 /* Saves the device, brings it to power-on, loads it again. The outcome is in `failure`. */
 void machine_cycle(struct machine *machine, struct device *device);
 void machine_quit(struct machine *machine, const char *why);
+/* The VMM itself cannot go on; only the record is made. */
+void machine_fault(struct machine *machine, const char *what, int code);
 void machine_power_button(struct machine *machine);
 /* SIGTERM: the power button, and the end after MACHINE_SHUTDOWN_GRACE; the second time at once. */
 void machine_terminate(struct machine *machine);

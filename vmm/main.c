@@ -203,9 +203,9 @@ static int vmm_run(struct vmm *vmm, struct error *err)
 		log_warning("nobody waits to hear that the VM runs, ignoring");
 	vmm->ready_fd = fd_close(vmm->ready_fd);
 	r = loop_run(vmm->loop);
-	return r < 0 ? error_set(err, r, "the kernel refuses to serve the main loop: %s",
-				 strerror(-r))
-		     : 0;
+	if (r < 0)
+		machine_fault(&vmm->machine, "the kernel refuses to serve the main loop", r);
+	return 0;
 }
 
 static void vmm_deinit(struct vmm *vmm)

@@ -409,6 +409,26 @@ static int describe_lists(struct sandbox_status *status)
 	return 0;
 }
 
+/*
+ * A launcher in the foreground has asked that its VMM goes when it goes; the kernel forgets that
+ * when the user changes.
+ */
+static int take_steps_keeping_death(struct entry *entry)
+{
+	int death = 0;
+	int r;
+
+	if (prctl(PR_GET_PDEATHSIG, &death) < 0)
+		death = 0;
+	r = take_steps(entry);
+	if (r == 0 && death != 0 && prctl(PR_SET_PDEATHSIG, death) < 0)
+		r = error_set(
+			entry->err, -errno,
+			"cannot seal the VMM: its end cannot be tied to that of its launcher: %s",
+			strerror(errno));
+	return r;
+}
+
 int sandbox_enter(const struct sandbox_options *options, struct sandbox_status *ret_status,
 		  struct error *err)
 {
@@ -419,7 +439,7 @@ int sandbox_enter(const struct sandbox_options *options, struct sandbox_status *
 	/* The kernel grants this to a process of one thread, and changes nothing. */
 	if (unshare(CLONE_THREAD) < 0)
 		return error_set(err, -EBUSY, "cannot seal the VMM: it has threads already");
-	return take_steps(&entry);
+	return take_steps_keeping_death(&entry);
 }
 
 int sandbox_thread(enum sandbox_thread kind)

@@ -23,13 +23,18 @@ static int failed(struct error *err, int code, const char *what)
 			 strerror(-code));
 }
 
+/* The kernel's struct ends in an array of any length; this is one with room for `n` entries. */
+#define MSRS_WITH_ROOM(n)                                                                   \
+	union {                                                                             \
+		struct kvm_msrs head;                                                       \
+		uint8_t room[sizeof(struct kvm_msrs) + (n) * sizeof(struct kvm_msr_entry)]; \
+	}
+
 static int set_msr(int fd, uint32_t index, uint64_t value)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} msrs = {.head = {.nmsrs = 1}, .entry = {.index = index, .data = value}};
+	MSRS_WITH_ROOM(1) msrs = {.head = {.nmsrs = 1}};
 
+	msrs.head.entries[0] = (struct kvm_msr_entry){.index = index, .data = value};
 	return kvm_request(fd, KVM_SET_MSRS, &msrs);
 }
 
@@ -73,17 +78,15 @@ static int msrs_get(const struct kvm *kvm, int vcpu_fd, struct kvm_msrs **ret_ms
 		if (!is_time(list->indices[i]))
 			msrs->entries[n++].index = list->indices[i];
 	for (uint32_t done = 0; done < n;) {
-		struct {
-			struct kvm_msrs head;
-			struct kvm_msr_entry entries[VCPU_MSRS_MAX];
-		} part = {.head = {.nmsrs = n - done}};
+		MSRS_WITH_ROOM(VCPU_MSRS_MAX) part = {.head = {.nmsrs = n - done}};
 		int r;
 
-		memcpy(part.entries, &msrs->entries[done], (n - done) * sizeof(part.entries[0]));
+		memcpy(part.head.entries, &msrs->entries[done],
+		       (n - done) * sizeof(msrs->entries[0]));
 		r = kvm_request(vcpu_fd, KVM_GET_MSRS, &part);
 		if (r < 0)
 			r = 0;
-		memcpy(&msrs->entries[done], part.entries, r * sizeof(part.entries[0]));
+		memcpy(&msrs->entries[done], part.head.entries, r * sizeof(msrs->entries[0]));
 		done += r;
 		if (done < n) {
 			memmove(&msrs->entries[done], &msrs->entries[done + 1],
