@@ -41,14 +41,15 @@ packages_need() {
 		apt-get install -y -q --no-install-recommends "${missing[@]}"
 }
 
-# build_tree DIR [meson option…]: sets it up once, then builds what has changed.
+# build_tree DIR [meson option…]: sets it up once, then builds what has changed; only $build_targets if set.
 build_tree() {
 	local dir=$1
 	shift
 	if [ ! -e "$dir/build.ninja" ]; then
 		quietly /tmp/corral-build.log "set up the build in $dir" meson setup "$dir" "$tree" "$@" || return 1
 	fi
-	quietly /tmp/corral-build.log "build the tree in $dir" ninja -C "$dir" -j2
+	# shellcheck disable=SC2086 # words
+	quietly /tmp/corral-build.log "build the tree in $dir" ninja -C "$dir" -j2 ${build_targets-}
 }
 
 # Does this host's KVM run a stock kernel? It does with VT-x or AMD-V under it.

@@ -3,7 +3,6 @@
 Stock kernels: from the image to a shell on a disk, around a reset, and off again.
 """
 
-import signal
 import subprocess
 
 from machine import Corral

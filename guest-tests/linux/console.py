@@ -8,7 +8,7 @@ import re
 import signal
 import time
 
-from machine import Corral, Failure
+from machine import Corral
 from suite import check, scenario
 
 CALLS = 100
