@@ -7,8 +7,10 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "devices/pci.h"
+#include "devices/registers.h"
 
 #define CAP_MSIX         0x11
 #define CONTROL_ENABLE   0x8000u
@@ -118,6 +120,41 @@ void msix_table_write(struct pci_function *function, uint64_t offset, const void
 		vector_update(function, offset / VECTOR_SIZE);
 }
 
+static bool vector_pending(const struct pci_function *function, uint32_t i)
+{
+	struct pollfd signal = {.fd = function->msix.routes[i].fd, .events = POLLIN};
+
+	return poll(&signal, 1, 0) > 0;
+}
+
+void msix_pending_save(struct pci_function *function)
+{
+	struct msix_table *table = &function->msix.table;
+
+	memset(table->pending, 0, sizeof(table->pending));
+	for (uint32_t i = 0; i < function->msix.n_routes; i++)
+		if (vector_pending(function, i))
+			table->pending[i / 8] |= 1u << (i % 8);
+}
+
+void msix_pending_clear(struct pci_function *function)
+{
+	for (uint32_t i = 0; i < function->msix.n_routes; i++) {
+		uint64_t count;
+
+		if (read(function->msix.routes[i].fd, &count, sizeof(count)) < 0)
+			continue; /* nothing was pending */
+	}
+}
+
+void msix_pending_load(struct pci_function *function)
+{
+	msix_pending_clear(function);
+	for (uint32_t i = 0; i < function->msix.n_routes; i++)
+		if (function->msix.table.pending[i / 8] & 1u << (i % 8))
+			event_signal(function->msix.routes[i].fd);
+}
+
 void msix_pending_read(struct pci_function *function, uint64_t offset, void *data, uint32_t len)
 {
 	uint8_t bits[(PCI_MSIX_MAX + 63) / 64 * 8] = {0};
@@ -128,9 +165,8 @@ void msix_pending_read(struct pci_function *function, uint64_t offset, void *dat
 	for (uint32_t i = 0; i < function->msix.n_routes; i++) {
 		bool masked = function->msix.table.vectors[i].control & VECTOR_MASKED ||
 			      all_masked(function);
-		struct pollfd signal = {.fd = function->msix.routes[i].fd, .events = POLLIN};
 
-		if (masked && poll(&signal, 1, 0) > 0)
+		if (masked && vector_pending(function, i))
 			bits[i / 8] |= 1u << (i % 8);
 	}
 	memcpy(data, bits + offset, len);

@@ -47,6 +47,8 @@ static const struct table vector_table =
 	TABLE(struct msix_vector, "msix-vector", "one MSI-X vector", vector_fields);
 static const struct field msix_fields[] = {
 	FIELD_LIST_OF(struct msix_table, vectors, n_vectors, &vector_table, "vectors", "the table"),
+	FIELD(struct msix_table, pending, FIELD_BYTES, "pending",
+	      "signals of masked vectors, a bit each"),
 };
 static const struct table msix_state_table =
 	TABLE(struct msix_table, "msix", "the MSI-X table of a function", msix_fields);
@@ -320,8 +322,14 @@ void pci_function_reset(struct pci_function *function)
 	memcpy(function->config.bytes, function->initial, sizeof(function->config.bytes));
 	for (uint32_t i = 0; i < function->msix.table.n_vectors; i++)
 		function->msix.table.vectors[i] = (struct msix_vector){.control = 1};
+	msix_pending_clear(function);
 	bars_update(function);
 	msix_update(function);
+}
+
+void pci_function_saving(struct pci_function *function)
+{
+	msix_pending_save(function);
 }
 
 uint32_t pci_function_states(struct pci_function *function, struct device_state *states)
@@ -346,6 +354,7 @@ int pci_function_loaded(struct pci_function *function, struct error *err)
 				 function->msix.table.n_vectors);
 	bars_update(function);
 	msix_update(function);
+	msix_pending_load(function);
 	return 0;
 }
 
@@ -364,6 +373,8 @@ int pci_root_init(struct pci_root *root, const struct pci_layout *layout, struct
 	root->window_size = layout->window_size;
 	device_init(&root->bridge.device, &bridge_ops, "bridge");
 	pci_function_init(&root->bridge, root, NULL, &bridge);
+	/* Nothing in it can be changed, so there is nothing to reset or to save. */
+	memset(root->bridge.writable, 0, sizeof(root->bridge.writable));
 	r = pci_plug(root, &root->bridge, 0, err);
 	if (r < 0)
 		return r;

@@ -27,6 +27,7 @@ struct msix_vector {
 struct msix_table {
 	uint32_t n_vectors;
 	struct msix_vector vectors[PCI_MSIX_MAX];
+	uint8_t pending[PCI_MSIX_MAX / 8]; /* brought up to date for a save */
 };
 
 struct msix {
@@ -129,6 +130,7 @@ int pci_plug(struct pci_root *root, struct pci_function *function, uint32_t slot
 
 /* What a function's device_ops call for their generic part. */
 void pci_function_reset(struct pci_function *function);
+void pci_function_saving(struct pci_function *function);
 uint32_t pci_function_states(struct pci_function *function, struct device_state *states);
 int pci_function_loaded(struct pci_function *function, struct error *err);
 
@@ -142,5 +144,9 @@ void msix_table_write(struct pci_function *function, uint64_t offset, const void
 void msix_pending_read(struct pci_function *function, uint64_t offset, void *data, uint32_t len);
 /* The eventfd of a vector, -1 if the number is none. */
 int msix_fd(const struct pci_function *function, uint32_t vector);
+/* Pending bits: taken from the eventfds, put back into them, forgotten. */
+void msix_pending_save(struct pci_function *function);
+void msix_pending_load(struct pci_function *function);
+void msix_pending_clear(struct pci_function *function);
 /* Table, enable or function mask changed: bring the routes in line. */
 void msix_update(struct pci_function *function);

@@ -83,6 +83,7 @@ struct request {
 	uint64_t bytes, done; /* of data */
 	uint8_t *status;      /* in guest memory */
 	bool flushing;        /* the flush behind a write-through write is under way */
+	struct request *next; /* in the queue's list of those that wait for room; weak */
 	uint32_t n_ranges, range;
 	struct range ranges[RANGES_MAX];
 };
@@ -93,7 +94,8 @@ struct blk_queue {
 	struct loop_source source;   /* completions */
 	struct block_channel channel;
 	struct request *requests; /* owned mapping, one a descriptor; pages come as they are used */
-	bool stalled;             /* the engine was full; goes on at the next completion */
+	bool stalled;             /* chains are left in the ring: goes on at the next batch */
+	struct request *waiting;  /* weak: their next step found the engine full */
 	struct blk_counters counters;
 };
 
@@ -238,20 +240,18 @@ static enum request_status data_check(struct blk *blk, struct request *request)
 /* What can be said of the request without the image. */
 static enum request_status request_check(struct blk *blk, struct request *request)
 {
-	bool changes = request->header.type != T_IN && request->header.type != T_GET_ID &&
-		       request->header.type != T_FLUSH;
+	bool readonly = blk->image->readonly;
 
-	if (changes && blk->image->readonly)
-		return S_IOERR;
 	switch (request->header.type) {
 	case T_IN:
-	case T_OUT:
 		return data_check(blk, request);
+	case T_OUT:
+		return readonly ? S_IOERR : data_check(blk, request);
 	case T_FLUSH:
 		return S_OK;
 	case T_DISCARD:
 	case T_WRITE_ZEROES:
-		return ranges_check(blk, request);
+		return readonly ? S_IOERR : ranges_check(blk, request);
 	default:
 		return S_UNSUPPORTED;
 	}
@@ -356,7 +356,10 @@ static bool request_start(struct blk_queue *queue, struct request *request)
 	return true;
 }
 
-/* Takes requests until there are none or the engine is full. */
+/*
+ * Takes requests until there are none, the engine is full, or a ring's worth was taken: what ends
+ * at once must not keep the loop from its other sources.
+ */
 static void drain(struct blk_queue *queue)
 {
 	struct virtqueue *ring = &queue->virtio->ring;
@@ -364,7 +367,7 @@ static void drain(struct blk_queue *queue)
 	struct iovec iov[IOV_MAX_REQUEST];
 
 	chain.iov = iov;
-	for (;;) {
+	for (uint32_t budget = ring->state.size; budget > 0; budget--) {
 		struct request *request;
 		int r = virtqueue_pop(ring, &chain);
 
@@ -391,6 +394,8 @@ static void drain(struct blk_queue *queue)
 			return;
 		}
 	}
+	queue->stalled = true;
+	loop_batch(&queue->source);
 }
 
 static void blk_run(struct virtio_device *virtio, struct virtio_queue *virtio_queue)
@@ -404,12 +409,25 @@ static void blk_run(struct virtio_device *virtio, struct virtio_queue *virtio_qu
 	} while (!queue->stalled && virtqueue_kicks_on(&virtio_queue->ring));
 }
 
+/* The request's next step. If there is no room for it, it waits for the loop's word that there is.
+ */
+static void request_continue(struct blk_queue *queue, struct request *request)
+{
+	int r = request_submit(queue, request);
+
+	if (r == -EBUSY) {
+		request->next = queue->waiting;
+		queue->waiting = request;
+	} else if (r < 0) {
+		request_end(queue, request, S_IOERR);
+	}
+}
+
 /* A step of a request is over: the next step, or the end. */
 static void request_step(struct blk_queue *queue, struct request *request, int32_t result)
 {
 	uint32_t type = request->header.type;
 	bool more = false;
-	int r;
 
 	if (result < 0) {
 		request_end(queue, request, result == -EOPNOTSUPP ? S_UNSUPPORTED : S_IOERR);
@@ -434,10 +452,21 @@ static void request_step(struct blk_queue *queue, struct request *request, int32
 		request_end(queue, request, S_OK);
 		return;
 	}
-	/* There is room: this request's own operation has just left the engine. */
-	r = request_submit(queue, request);
-	if (r < 0)
-		request_end(queue, request, S_IOERR);
+	request_continue(queue, request);
+}
+
+/* Requests that waited for room go before new ones. False: the engine is full again. */
+static bool waiting_continue(struct blk_queue *queue)
+{
+	struct request *list = take_ptr(queue->waiting);
+
+	while (list) {
+		struct request *request = list;
+
+		list = request->next;
+		request_continue(queue, request);
+	}
+	return !queue->waiting;
 }
 
 /* End of a turn: one publication for all that completed in it. */
@@ -445,8 +474,10 @@ static void batch_end(struct blk_queue *queue)
 {
 	struct virtio_queue *virtio_queue = queue->virtio;
 
+	bool room = waiting_continue(queue);
+
 	virtqueue_publish(&virtio_queue->ring);
-	if (queue->stalled && virtio_queue->run == VIRTIO_QUEUE_RUNS)
+	if (room && queue->stalled && virtio_queue->run == VIRTIO_QUEUE_RUNS)
 		blk_run(&queue->blk->virtio, virtio_queue);
 	virtio_queue_settle(virtio_queue);
 }

@@ -108,8 +108,6 @@ static void status_write(struct virtio_pci *pci, uint8_t value)
 	uint8_t old = atomic_load(&virtio->status);
 	uint8_t added = value & ~old;
 
-	if (virtio->resetting)
-		return; /* the driver was told to wait for 0 */
 	if (value == 0) {
 		power_on(pci);
 		virtio_reset(virtio);
@@ -230,8 +228,8 @@ static void queue_write(struct virtio_pci *pci, uint32_t offset, uint64_t value,
 		atomic_store(&queue->ring.call_fd, msix_fd(&pci->function, ring->vector));
 		return;
 	}
-	/* The rest is settled once the queue is enabled or on its way to rest. */
-	if (ring->enabled || pci->virtio->resetting)
+	/* The rest is settled once the queue is enabled. */
+	if (ring->enabled)
 		return;
 	switch (offset & ~4u) {
 	case COMMON_QUEUE_DESCRIPTORS:
@@ -255,6 +253,8 @@ static void common_write(struct virtio_pci *pci, uint32_t offset, uint64_t value
 {
 	uint8_t status = atomic_load(&pci->virtio->status);
 
+	if (pci->virtio->resetting)
+		return; /* the driver was told to wait until the status reads 0 */
 	switch (offset) {
 	case COMMON_DEVICE_FEATURE_SELECT:
 		pci->state.device_feature_select = value;
@@ -462,6 +462,7 @@ static void pci_saving(struct device *device)
 {
 	struct virtio_pci *pci = pci_of_device(device);
 
+	pci_function_saving(&pci->function);
 	pci->state.status = atomic_load(&pci->virtio->status);
 	pci->state.config_generation = atomic_load(&pci->virtio->config_generation);
 	pci->state.n_queues = pci->virtio->n_queues;

@@ -241,6 +241,12 @@ static bool call_wanted(struct virtqueue *queue, uint16_t old)
 	return (uint16_t)(new - load_relaxed(used_event(queue)) - 1) < (uint16_t)(new - old);
 }
 
+/* After the ring was written, index and all: a copy taken before this is taken again. */
+static void mark_used(struct virtqueue *queue)
+{
+	memory_mark(queue->memory, queue->state.used, 6 + 8ull * queue->state.size);
+}
+
 void virtqueue_publish(struct virtqueue *queue)
 {
 	uint16_t old = queue->published;
@@ -249,8 +255,8 @@ void virtqueue_publish(struct virtqueue *queue)
 
 	if (queue->state.next_used == old || !queue->used_ring)
 		return;
-	memory_mark(queue->memory, queue->state.used, 6 + 8ull * queue->state.size);
 	store_release(&queue->used_ring->index, queue->state.next_used);
+	mark_used(queue);
 	queue->published = queue->state.next_used;
 	if (!call_wanted(queue, old))
 		return;
@@ -277,6 +283,7 @@ bool virtqueue_kicks_on(struct virtqueue *queue)
 		store_release(available_event(queue), queue->state.next_available);
 	else
 		store_release(&queue->used_ring->flags, 0);
+	mark_used(queue);
 	full_fence();
 	return load_acquire(&queue->available_ring->index) != queue->state.next_available;
 }

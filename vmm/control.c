@@ -512,5 +512,8 @@ void control_deinit(struct control *control)
 			control->clients[i] = client_free(control->clients[i]);
 	if (control->listener.loop)
 		loop_remove(&control->listener);
+	/* The ring may hold the socket a while longer; nobody shall connect to it any more. */
+	if (control->fd >= 0)
+		(void)shutdown(control->fd, SHUT_RDWR);
 	control->fd = fd_close(control->fd);
 }
