@@ -27,7 +27,8 @@
 #define TERM_GRACE_MS     3000
 #define MAX_ARGS          64
 #define MAX_LINE          4096
-#define MAX_FILES         16
+#define MAX_FILES         32
+#define VMS_MAX           16
 
 struct vm {
 	pid_t pid;
@@ -51,7 +52,8 @@ struct command {
 static char guest_elf[512], test_name[64], test_dir[96];
 static char files[MAX_FILES][160];
 static unsigned int n_files, n_starts;
-static struct vm the_vm = {.pid = -1, .in_fd = -1, .out_fd = -1, .control_fd = -1};
+static struct vm vms[VMS_MAX]; /* the first n_vms have been started; pid -1: ended */
+static unsigned int n_vms;
 
 static uint64_t now_ms(void)
 {
@@ -79,22 +81,23 @@ static bool reap(struct vm *vm, uint64_t until_ms, int *ret_status)
 }
 
 /* The launcher is asked first, so that it takes its VMM with it. */
-static void stop_vm(void)
+static void stop_vm(struct vm *vm)
 {
 	int status;
 
-	if (the_vm.pid < 0)
+	if (vm->pid < 0)
 		return;
-	kill(-the_vm.pid, SIGTERM);
-	if (!reap(&the_vm, now_ms() + TERM_GRACE_MS, &status)) {
-		kill(-the_vm.pid, SIGKILL);
-		waitpid(the_vm.pid, &status, 0);
+	kill(-vm->pid, SIGTERM);
+	if (!reap(vm, now_ms() + TERM_GRACE_MS, &status)) {
+		kill(-vm->pid, SIGKILL);
+		waitpid(vm->pid, &status, 0);
 	}
 }
 
 static void clean_up(void)
 {
-	stop_vm();
+	for (unsigned int i = 0; i < n_vms; i++)
+		stop_vm(&vms[i]);
 	for (unsigned int i = 0; i < n_files; i++)
 		unlink(files[i]);
 	if (test_dir[0])
@@ -104,8 +107,9 @@ static void clean_up(void)
 static void on_signal(int signal)
 {
 	/* exit() is not for handlers, but kill is; the kernel ends the child by PDEATHSIG. */
-	if (the_vm.pid > 0)
-		kill(-the_vm.pid, SIGTERM);
+	for (unsigned int i = 0; i < n_vms; i++)
+		if (vms[i].pid > 0)
+			kill(-vms[i].pid, SIGTERM);
 	_exit(128 + signal);
 }
 
@@ -263,7 +267,7 @@ static void corral_command(struct command *c, const struct vm_config *config, co
 	arg(c, "%s", getenv("CORRAL"));
 	arg(c, "run");
 	arg(c, "--name");
-	arg(c, "gt-%.24s-%d", test_name, getpid());
+	arg(c, "gt-%.24s-%d-%u", test_name, getpid(), n_starts);
 	arg(c, "--kernel");
 	arg(c, "%s", guest_elf);
 	arg(c, "--append");
@@ -386,13 +390,19 @@ static void close_vm(struct vm *vm)
 
 struct vm *vm_start(const struct vm_config *config)
 {
-	struct vm *vm = &the_vm;
 	struct command c = {0};
 	char socket_name[32];
+	unsigned int place = 0;
+	struct vm *vm;
 
-	CHECK(vm->pid < 0, "one VM at a time");
-	close_vm(vm);
+	while (place < n_vms && vms[place].pid >= 0)
+		place++;
+	CHECK(place < VMS_MAX, "more than %d VMs at a time", VMS_MAX);
+	vm = &vms[place];
+	if (place < n_vms)
+		close_vm(vm);
 	*vm = (struct vm){.pid = -1, .in_fd = -1, .out_fd = -1, .control_fd = -1};
+	n_vms = place < n_vms ? n_vms : place + 1;
 	n_starts += !config->same_socket;
 	snprintf(socket_name, sizeof(socket_name), "control-%u", n_starts);
 	snprintf(vm->control_path, sizeof(vm->control_path), "%s", test_file(socket_name));
