@@ -24,6 +24,7 @@ struct control_client {
 	int passed_fd; /* owned: came with the request being read, -1: none */
 	bool wants_events;
 	bool hung_up;    /* to be freed when the turn's work on it is over */
+	bool cycles;     /* … and is a "device-cycle", whose outcome is its own */
 	json_t *waiting; /* owned: id of the request that waits for the machine, NULL: none */
 	size_t n_in;
 	char in[CONTROL_LINE_MAX];
@@ -200,7 +201,7 @@ static int console_resize(struct control *control, const json_t *params, struct 
 	return r;
 }
 
-static int device_cycle(struct control *control, const json_t *params, struct error *err)
+static int device_cycle(struct control_client *client, const json_t *params, struct error *err)
 {
 	struct control_device_cycle value;
 	struct device *device = NULL;
@@ -209,14 +210,17 @@ static int device_cycle(struct control *control, const json_t *params, struct er
 	if (r == 0)
 		r = table_from_json(&control_device_cycle_table, params, &value, err);
 	if (r == 0) {
-		device = board_device(&control->machine->board, value.device ? value.device : "");
+		device = board_device(&client->control->machine->board,
+				      value.device ? value.device : "");
 		if (!device)
 			r = error_set(err, -ENODEV, "cannot cycle device \"%s\": there is none",
 				      value.device ? value.device : "");
 	}
 	table_deinit(&control_device_cycle_table, &value);
-	if (r == 0)
-		machine_cycle(control->machine, device);
+	if (r == 0) {
+		client->cycles = true;
+		machine_cycle(client->control->machine, device);
+	}
 	return r;
 }
 
@@ -250,7 +254,7 @@ static int act(struct control_client *client, enum control_method_id method, con
 		client->wants_events = true;
 		return 0;
 	case CONTROL_DEVICE_CYCLE:
-		return device_cycle(client->control, params, err);
+		return device_cycle(client, params, err);
 	default:
 		return error_set(err, -ENOSYS, "this method only answers");
 	}
@@ -278,7 +282,10 @@ static void answer_settled(struct control_client *client, json_t *id)
 {
 	struct machine *machine = client->control->machine;
 
-	if (machine->failure.code < 0) {
+	bool cycled = client->cycles;
+
+	client->cycles = false;
+	if (cycled && machine->failure.code < 0) {
 		refuse(client, id, machine->failure.code, machine->failure.text);
 		machine->failure = ERROR_NULL;
 	} else {

@@ -273,6 +273,25 @@ int kvm_set_memory(struct kvm *kvm, const struct guest_memory *memory, struct er
 	if (r < 0)
 		return error_set(err, r, "cannot create the interrupt controller: %s",
 				 strerror(-r));
+	for (uint32_t i = 0; i < KVM_CHIPS; i++) {
+		kvm->chips[i].chip_id = i;
+		r = kvm_ioctl(kvm->vm_fd, KVM_GET_IRQCHIP, &kvm->chips[i]);
+		if (r < 0)
+			return error_set(err, r, "cannot read the interrupt controller: %s",
+					 strerror(-r));
+	}
+	return 0;
+}
+
+int kvm_reset(struct kvm *kvm, struct error *err)
+{
+	for (uint32_t i = 0; i < KVM_CHIPS; i++) {
+		int r = kvm_ioctl(kvm->vm_fd, KVM_SET_IRQCHIP, &kvm->chips[i]);
+
+		if (r < 0)
+			return error_set(err, r, "cannot reset the interrupt controller: %s",
+					 strerror(-r));
+	}
 	return 0;
 }
 

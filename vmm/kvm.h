@@ -13,6 +13,7 @@
 #include "devices/memory.h"
 
 #define KVM_VECTORS_MAX 1024
+#define KVM_CHIPS       3  /* two 8259 and the I/O APIC */
 #define KVM_LINES       24 /* pins of the I/O APIC */
 
 /*
@@ -38,12 +39,13 @@ struct kvm {
 	int vm_fd; /* owned */
 	struct irq_host irqs;
 	struct kick_host kicks;
-	int lines[KVM_LINES];           /* owned eventfds, -1: not asked for */
-	pthread_mutex_t lock;           /* vectors and routes; innermost */
-	uint32_t n_vectors;             /* one past the highest in use */
-	struct kvm_vector *vectors;     /* owned, KVM_VECTORS_MAX */
-	struct kvm_irq_routing *routes; /* owned, scratch for one update */
-	uint32_t run_size;              /* bytes of a vCPU's shared page */
+	int lines[KVM_LINES];                /* owned eventfds, -1: not asked for */
+	pthread_mutex_t lock;                /* vectors and routes; innermost */
+	uint32_t n_vectors;                  /* one past the highest in use */
+	struct kvm_vector *vectors;          /* owned, KVM_VECTORS_MAX */
+	struct kvm_irq_routing *routes;      /* owned, scratch for one update */
+	struct kvm_irqchip chips[KVM_CHIPS]; /* at power-on */
+	uint32_t run_size;                   /* bytes of a vCPU's shared page */
 	uint32_t vcpus_max;
 };
 
@@ -57,6 +59,9 @@ void kvm_deinit(struct kvm *kvm);
 /* Hands the regions to the kernel, one slot each, then creates the interrupt controller. */
 int kvm_set_memory(struct kvm *kvm, const struct guest_memory *memory,
 		   struct error *err) __must_check;
+
+/* The interrupt controller as it was at power-on. Parked. */
+int kvm_reset(struct kvm *kvm, struct error *err) __must_check;
 
 /* KVM_CHECK_EXTENSION of the VM; 0: lacks it. */
 int kvm_capability(const struct kvm *kvm, int capability);

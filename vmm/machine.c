@@ -90,6 +90,9 @@ static int power_on(struct machine *machine, struct error *err)
 		if (device->ops->reset)
 			device->ops->reset(device);
 	}
+	r = kvm_reset(&machine->board.kvm, err);
+	if (r < 0)
+		return r;
 	r = board_load(&machine->board, &entry, err);
 	return r < 0 ? r : vcpu_group_reset(&machine->vcpus, &entry, err);
 }

@@ -293,6 +293,10 @@ static void kick_all(struct vcpu_group *group)
 
 void vcpu_group_run(struct vcpu_group *group)
 {
+	/* Tells a guest that uses kvmclock that it was stopped, so that its soft-lockup watch is
+	 * not misled; one that does not use it refuses. */
+	for (uint32_t i = 0; i < group->n_vcpus; i++)
+		(void)ioctl(group->vcpus[i].fd, KVM_KVMCLOCK_CTRL, 0);
 	pthread_mutex_lock(&group->lock);
 	group->wish = VCPU_WISH_RUN;
 	atomic_store(&group->stop, false);
