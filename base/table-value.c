@@ -225,7 +225,8 @@ int field_read_bytes(const struct field *field, void *object, const char *hex, s
 				"expected hexadecimal digits in lower case, found \"%.*s\"",
 				QUOTE_MAX, hex);
 	for (size_t i = 0; i < field->size; i++)
-		place[i] = (uint8_t)(hex_digit(hex[2 * i]) << 4 | hex_digit(hex[2 * i + 1]));
+		place[i] = (uint8_t)((unsigned int)hex_digit(hex[2 * i]) << 4 |
+				     (unsigned int)hex_digit(hex[2 * i + 1]));
 	return 0;
 }
 

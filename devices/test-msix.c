@@ -104,12 +104,18 @@ static uint32_t states(struct device *device, struct device_state *ret_states)
 	return pci_function_states(container_of(device, struct pci_function, device), ret_states);
 }
 
+static void saving(struct device *device)
+{
+	pci_function_saving(container_of(device, struct pci_function, device));
+}
+
 static int loaded(struct device *device, struct error *err)
 {
 	return pci_function_loaded(container_of(device, struct pci_function, device), err);
 }
 
-static const struct device_ops device_ops = {.type = "x", .states = states, .loaded = loaded};
+static const struct device_ops device_ops = {
+	.type = "x", .states = states, .saving = saving, .loaded = loaded};
 
 static void make(struct pci_function *of, uint32_t slot, uint32_t n)
 {

@@ -396,9 +396,12 @@ static void client_after(struct control_client *client)
 		client_watch(client);
 		return;
 	}
-	for (uint32_t i = 0; i < CONTROL_CLIENTS_MAX; i++)
-		if (control->clients[i] == client)
-			control->clients[i] = client_free(client);
+	for (uint32_t i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		if (control->clients[i] != client)
+			continue;
+		control->clients[i] = client_free(client);
+		return;
+	}
 }
 
 static void client_event(struct loop_source *source, const struct loop_event *event)

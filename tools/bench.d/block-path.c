@@ -228,7 +228,7 @@ int main(int argc, char **argv)
 	struct block_image image;
 	struct error err = ERROR_NULL;
 	struct loop_counters counters;
-	struct loop *loop;
+	struct loop *loop = NULL;
 	uint64_t left, done = 0;
 	double start, took;
 	int fd;

@@ -11,9 +11,7 @@ OURS, PEER, DOT, LIMIT = "#1f6f8b", "#b9b2a6", "#222222", "#c0392b"
 
 def number(value):
     """Three digits that mean something; thousands apart."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 1000:
+    if abs(value) >= 1000 or float(value).is_integer():
         return f"{value:,.0f}"
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{value:.{digits}f}" if abs(value) >= 0.01 else f"{value:.4f}"

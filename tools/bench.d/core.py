@@ -150,10 +150,10 @@ def need_kvm():
         raise Unavailable("/dev/kvm is not there or not yours to open: see corral doctor")
 
 
-def qemu_microvm(kernel, memory, acpi=True, pcie=False):
+def qemu_microvm(kernel, memory, acpi=True, pcie=False, rtc=False):
     """QEMU as small and quick as its options make it. A para-virtual KVM refuses a MSR of -cpu host."""
-    machine = ("microvm,accel=kvm,x-option-roms=off,pit=off,pic=off,rtc=off,isa-serial=on,"
-               f"auto-kernel-cmdline=off,acpi={'on' if acpi else 'off'}")
+    machine = ("microvm,accel=kvm,x-option-roms=off,pit=off,pic=off,isa-serial=on,auto-kernel-cmdline=off,"
+               f"rtc={'on' if rtc else 'off'},acpi={'on' if acpi else 'off'}")
     if pcie:
         machine += ",pcie=on"
     cpu = "host" if kvm_is_hardware() else "host,-arch-capabilities"
@@ -168,7 +168,7 @@ def run(command, **more):
                           stderr=subprocess.PIPE, text=True, errors="replace", check=False, **more)
     if done.returncode != 0:
         last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-        raise Unavailable(f"\"{' '.join(command)}\" failed with status {done.returncode}: {last}")
+        raise Unavailable(f"{os.path.basename(command[0])} ended with status {done.returncode}: {last}")
     return done.stdout
 
 

@@ -12,11 +12,13 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/perf_event.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -98,6 +100,7 @@ static pid_t start(char **command, int *ret_go)
 		die("fork", "");
 	if (pid == 0) {
 		close(go[1]);
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (read(go[0], &byte, 1) == 1)
 			execvp(command[0], command);
 		_exit(127);

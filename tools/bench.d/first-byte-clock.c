@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -94,6 +95,7 @@ static pid_t start(const struct options *options, uint64_t *stamp, int out)
 		die("fork");
 	if (pid == 0) {
 		dup2(out, STDOUT_FILENO);
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* QEMU would stay for ever */
 		if (!options->vmm)
 			*stamp = now_ns();
 		execvp(options->command[0], options->command);

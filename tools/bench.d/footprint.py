@@ -115,8 +115,8 @@ def stripped_size(path):
 
 
 def sizes(group):
-    for who, path in ((OURS, corral_vmm()), (LAUNCHER, corral()),
-                      (QEMU, need("qemu-system-x86_64", "qemu-system-x86"))):
+    for who, path in ((QEMU, need("qemu-system-x86_64", "qemu-system-x86")), (OURS, corral_vmm()),
+                      (LAUNCHER, corral())):
         group.add(SIZE, "KB", who, stripped_size(path) / 1e3)
         libraries = len(re.findall(r"=> /", run(["ldd", path])))
         group.add("libraries", "", who, libraries)

@@ -24,11 +24,11 @@ def first_line(command):
     if not shutil.which(command[0]) and not os.path.isabs(command[0]):
         return "not installed"
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                               text=True, errors="replace", timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as why:
         return f"cannot tell: {why}"
-    return (done.stdout.strip().splitlines() or ["says nothing"])[0]
+    return (done.stdout.strip().splitlines() or ["unknown"])[0]
 
 
 def cpu():

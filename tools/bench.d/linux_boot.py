@@ -31,7 +31,8 @@ BOOT_LIMIT_S = 180
 
 
 def commands(files):
-    qemu = qemu_microvm(files["kernel"], MEMORY_MIB, acpi=True, pcie=True)
+    # Without a clock chip the kernel waits for one for seconds; Corral's board has one too.
+    qemu = qemu_microvm(files["kernel"], MEMORY_MIB, acpi=True, pcie=True, rtc=True)
     qemu += ["-smp", "1", "-initrd", files["initrd"], "-append", f"{APPEND} {WORD}",
              "-drive", f"if=none,id=disk,format=raw,file={files['disk']}",
              "-device", "virtio-blk-pci,disable-legacy=on,drive=disk"]
@@ -103,10 +104,14 @@ def in_lab(files, runs, directory):
     limit = 300 + (runs + 1) * 2 * 60
     lab = os.path.join(core.TREE, "tools/lab")
     environment = {**os.environ, "CORRAL_BUILD": core.BUILD}
-    done = subprocess.run([lab, "--timeout", str(limit), "--share", directory, "--", sys.executable, "-B",
-                           os.path.realpath(__file__), order], stdin=subprocess.DEVNULL, env=environment, check=False)
-    if done.returncode != 0:
-        raise Unavailable(f"tools/lab ended with status {done.returncode}")
+    with subprocess.Popen([lab, "--timeout", str(limit), "--share", directory, "--", sys.executable, "-B",
+                           os.path.realpath(__file__), order], stdin=subprocess.DEVNULL, env=environment) as process:
+        try:
+            status = process.wait()
+        finally:
+            process.terminate()  # it ends its emulated host; nothing if it has ended
+    if status != 0:
+        raise Unavailable(f"tools/lab ended with status {status}")
     with open(order, encoding="utf-8") as file:
         return json.load(file)
 
