@@ -222,6 +222,9 @@ static void start(void)
 	available = test_driver_at(&driver, RINGS + 0x1000);
 	used = test_driver_at(&driver, RINGS + 0x2000);
 	status(0);
+	test_driver_turn(&driver);
+	cr_assert_eq(get(STATUS, 1), 0);
+	available->index = used->index = 0;
 	status(ACK);
 	status(DRIVER);
 	features(VIRTIO_F_VERSION_1 | FEATURE_A);
@@ -743,8 +746,6 @@ Test(pci, a_device_lives_again_after_a_reset)
 	start();
 	offer(0);
 	start();
-	available->index = used->index = 0;
-	start();
 	offer(1);
 	cr_assert_eq(used->index, 1);
 	cr_assert_eq(used->ring[0].id, 1);
@@ -760,7 +761,6 @@ Test(pci, a_broken_guest_is_told_once)
 	put(NOTIFY, 0, 2);
 	test_driver_turn(&driver);
 	cr_assert_eq(interrupts(0), 1);
-	available->index = used->index = 0;
 	start();
 	offer(0);
 	cr_assert_eq(used->index, 1, "a reset mends it");
@@ -785,6 +785,7 @@ Test(pci, a_device_moves_in_the_middle_of_its_life)
 	start();
 	for (uint16_t i = 0; i < 5; i++)
 		offer(i);
+	cr_assert_eq(interrupts(1), 5);
 	pause_device(&echo);
 	/* What is offered while it moves is served by the other. */
 	descriptors[5] = (struct test_descriptor){0x200000, 16, TEST_DESC_WRITE, 0};

@@ -90,6 +90,7 @@ static int power_on(struct machine *machine, struct error *err)
 		if (device->ops->reset)
 			device->ops->reset(device);
 	}
+	atomic_store(&machine->posted, 0);
 	r = kvm_reset(&machine->board.kvm, err);
 	if (r < 0)
 		return r;
@@ -248,6 +249,8 @@ static void guest_trouble(struct machine *machine)
 
 static void guest_event(struct machine *machine, enum machine_event event)
 {
+	if (event != MACHINE_CRASH_LOADED)
+		atomic_fetch_and(&machine->posted, ~(1u << event));
 	switch (event) {
 	case MACHINE_POWER_OFF:
 		end(machine, EXIT_POWER_OFF, "the guest powered off");
@@ -314,7 +317,8 @@ static void on_event(struct machine_events *events, enum machine_event event)
 
 	if (event != MACHINE_CRASH_LOADED)
 		vcpu_group_halt(&machine->vcpus);
-	loop_post(&machine->source, M_EVENT + event);
+	if (!(atomic_fetch_or(&machine->posted, 1u << event) & 1u << event))
+		loop_post(&machine->source, M_EVENT + event);
 }
 
 /* The main thread again. */

@@ -55,6 +55,9 @@ struct machine {
 	uint64_t started_ns, now;
 	uint64_t resets[MACHINE_RESETS_MAX]; /* times of the last resets */
 	bool terminating;
+	/* A bit an enum machine_event: posted and not served; "crash-loaded" is heard once a life.
+	 * So a guest that repeats itself cannot fill the main loop's list. */
+	_Atomic uint32_t posted;
 
 	pthread_mutex_t lock; /* the next two: a vCPU's last words */
 	bool has_trouble;

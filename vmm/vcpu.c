@@ -285,9 +285,10 @@ int vcpu_group_init(struct vcpu_group *group, struct kvm *kvm, uint32_t n_vcpus,
 static void kick_all(struct vcpu_group *group)
 {
 	for (uint32_t i = 0; i < group->n_vcpus; i++) {
+		if (!group->vcpus[i].has_thread)
+			continue;
 		group->vcpus[i].run->immediate_exit = 1;
-		if (group->vcpus[i].has_thread)
-			pthread_kill(group->vcpus[i].thread, kick_signal());
+		pthread_kill(group->vcpus[i].thread, kick_signal());
 	}
 }
 

@@ -82,7 +82,7 @@ struct driver {
 	int kick_fd;
 };
 
-static void die(const char *what, int r)
+static void __attribute__((noreturn)) die(const char *what, int r)
 {
 	fprintf(stderr, "block-path: cannot %s: %s\n", what, strerror(-r));
 	exit(1);

@@ -84,9 +84,9 @@ def measure(runs, _directory):
     group.method = [
         f"The same {FILE_MIB} MiB file of random bytes in the page cache, raw, buffered, through io_uring, {REQUESTS} "
         "reads a run on one thread, taking turns.",
-        f"qemu-img bench has no random order: -S {STEP * SIZE} makes it step through the whole file by {STEP} blocks, so "
-        "that no read is near the one before; block-path draws blocks at random. block-path also does a driver's work "
-        "on the virtqueue and the device's, which qemu-img has none of.",
+        f"qemu-img bench has no random order: -S {STEP * SIZE} makes it step through the whole file by {STEP} blocks, "
+        "so that no read is near the one before; block-path draws blocks at random. block-path also does a driver's "
+        "work on the virtqueue and the device's, which qemu-img has none of.",
         f"System calls are counted by the kernel in runs of their own, of {COUNTED[0]} and {COUNTED[1]} reads: "
         "the difference, per read.",
     ]

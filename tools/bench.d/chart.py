@@ -30,7 +30,8 @@ class Drawing:
                           f'font-weight="{weight}" fill="{fill}">{escape(text)}</text>')
 
     def rect(self, x, y, width, height, fill):
-        self.parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height}" fill="{fill}"/>')
+        self.parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height}" '
+                          f'fill="{fill}"/>')
 
     def dot(self, x, y):
         self.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2" fill="{DOT}" fill-opacity="0.45"/>')

@@ -30,8 +30,9 @@ def table(group):
 def bar_line(bar):
     verdict = "met" if bar["met"] else "MISSED"
     limit = with_unit(bar["limit"], bar["unit"])
-    value = f"{bar['value']:.3f} {bar['unit']}".strip() if abs(bar["value"]) < 10 else with_unit(bar["value"], bar["unit"])
-    return f"  {verdict:<6}  {bar['text']}: {value} (bar: {bar['relation']} {limit})"
+    # Three digits, so that a value near its limit is told from it.
+    value = f"{bar['value']:.3f}" if abs(bar["value"]) < 10 else number(bar["value"])
+    return f"  {verdict:<6}  {bar['text']}: {value} {bar['unit']}".rstrip() + f" (bar: {bar['relation']} {limit})"
 
 
 def group_text(group):
@@ -92,7 +93,8 @@ def write(directory, name, text):
 
 def write_all(directory, facts, groups):
     os.makedirs(directory, exist_ok=True)
-    paths = [write(directory, "bench.txt", as_text(facts, groups)), write(directory, "bench.json", as_json(facts, groups))]
+    paths = [write(directory, "bench.txt", as_text(facts, groups)),
+             write(directory, "bench.json", as_json(facts, groups))]
     for group in groups:
         if group["figures"]:
             paths.append(write(directory, f"{group['name']}.svg", svg(group)))

@@ -18,8 +18,8 @@ LINE = re.compile(r"^exits: (\d+) for (\d+) round trips, (\d+) for (\d+)$", re.M
 def measure(runs, _directory):
     need_kvm()
     group = Group(NAME, "Virtqueues: exits to user space per round trip")
-    group.method = ["Reads of a virtio disk, each with its own kick and interrupt; the counters of corral-vmm before and "
-                    "after a few and many of them. The difference leaves out what talking about it costs."]
+    group.method = ["Reads of a virtio disk, each with its own kick and interrupt; the counters of corral-vmm "
+                    "before and after a few and many of them. The difference leaves out what talking about it costs."]
     test, elf = built("guest-tests/guest-exits"), guest("exits")
     environment = {**os.environ, "CORRAL": corral()}
     environment.pop("GUEST_TEST_VMM", None)
