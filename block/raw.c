@@ -58,6 +58,11 @@ static int raw_measure(struct block_image *image, const char *name, struct error
 			name);
 	}
 	image->io_block = logical;
+	if (image->size == 0)
+		return error_set(
+			err, -EINVAL,
+			"cannot use \"%s\" as a disk: it is empty; truncate -s 10G gives it a size",
+			name);
 	if (image->size < logical || image->size % logical != 0)
 		return error_set(
 			err, -EINVAL,

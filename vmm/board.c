@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 
 #include "vmm/x86/acpi.h"
 #include "vmm/x86/entry.h"
@@ -42,8 +43,19 @@ static int memory_setup(struct board *board, struct error *err)
 	};
 	struct memory_range ranges[2];
 	uint32_t n = layout_ram(wanted->size, ranges);
-	int r = memory_init(&board->memory, &options, ranges, n, err);
+	struct sysinfo host;
+	int r;
 
+	/* Prefaulting more than there is would end in the host's out-of-memory killer. */
+	if (wanted->prefault && sysinfo(&host) == 0 &&
+	    wanted->size > (uint64_t)host.totalram * host.mem_unit)
+		return error_set(
+			err, -ENOMEM,
+			"cannot prefault %llu MiB of guest memory: this host has %llu MiB; give "
+			"the VM less --memory, or leave prefault off",
+			(unsigned long long)(wanted->size >> 20),
+			(unsigned long long)((uint64_t)host.totalram * host.mem_unit >> 20));
+	r = memory_init(&board->memory, &options, ranges, n, err);
 	return r < 0 ? r : kvm_set_memory(&board->kvm, &board->memory, err);
 }
 
@@ -238,7 +250,10 @@ int board_load(struct board *board, struct boot_entry *ret_entry, struct error *
 		return r;
 	r = kernel_load(&source, &board->memory, &tables, ret_entry, err);
 	if (r < 0)
-		return r;
+		return error_prefix(err, "kernel \"%s\"%s%s%s", board->vm->kernel,
+				    board->vm->initrd ? ", initrd \"" : "",
+				    board->vm->initrd ? board->vm->initrd : "",
+				    board->vm->initrd ? "\"" : "");
 	r = entry_prepare(ret_entry, &board->memory);
 	return r < 0 ? error_set(err, r, "cannot prepare the kernel's entry: %s", strerror(-r)) : 0;
 }

@@ -112,24 +112,6 @@ static json_t *status(struct control *control)
 	return table_to_json(&control_status_table, &value);
 }
 
-static json_t *describe(void)
-{
-	json_t *methods = json_object();
-
-	for (uint32_t i = 0; i < CONTROL_METHODS; i++) {
-		const struct control_method *method = &control_methods[i];
-		json_t *one =
-			json_pack("{s:s, s:b}", "help", method->help, "takes-fd", method->takes_fd);
-
-		if (method->params)
-			json_object_set_new(one, "params", table_describe(method->params));
-		if (method->result)
-			json_object_set_new(one, "result", table_describe(method->result));
-		json_object_set_new(methods, method->name, one);
-	}
-	return json_pack("{s:s, s:o}", "version", CORRAL_VERSION, "methods", methods);
-}
-
 static json_t *exits(const struct machine *machine)
 {
 	json_t *object = json_object();
@@ -265,7 +247,7 @@ static json_t *look(struct control *control, enum control_method_id method)
 {
 	switch (method) {
 	case CONTROL_DESCRIBE:
-		return describe();
+		return control_describe();
 	case CONTROL_STATUS:
 		return status(control);
 	case CONTROL_COUNTERS:

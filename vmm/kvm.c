@@ -263,7 +263,11 @@ int kvm_set_memory(struct kvm *kvm, const struct guest_memory *memory, struct er
 
 		r = kvm_ioctl(kvm->vm_fd, KVM_SET_USER_MEMORY_REGION, &slot);
 		if (r < 0)
-			return error_set(err, r, "cannot give the VM its memory: %s", strerror(-r));
+			return error_set(err, r,
+					 "cannot give the VM %llu MiB of memory: KVM on this host "
+					 "refuses them: %s; give it less --memory",
+					 (unsigned long long)(memory_total(memory) >> 20),
+					 strerror(-r));
 	}
 	/* The kernel on Intel wants three pages for itself, out of everybody's way. */
 	r = plain(kvm->vm_fd, KVM_SET_TSS_ADDR, 0xfffbd000);

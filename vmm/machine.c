@@ -239,6 +239,8 @@ static void guest_trouble(struct machine *machine)
 	memcpy(text, machine->trouble_text, sizeof(text));
 	machine->has_trouble = false;
 	pthread_mutex_unlock(&machine->lock);
+	if (machine->wishes & (WISH_RESET | WISH_END))
+		return;
 	if (trouble == VCPU_TRIPLE_FAULT) {
 		guest_reset(machine, text);
 		return;
@@ -249,8 +251,14 @@ static void guest_trouble(struct machine *machine)
 
 static void guest_event(struct machine *machine, enum machine_event event)
 {
-	if (event != MACHINE_CRASH_LOADED)
-		atomic_fetch_and(&machine->posted, ~(1u << event));
+	if (event == MACHINE_CRASH_LOADED) {
+		happened(machine, "crash-loaded");
+		return;
+	}
+	atomic_fetch_and(&machine->posted, ~(1u << event));
+	/* Of what several vCPUs say at once the first word stands. */
+	if (machine->wishes & (WISH_RESET | WISH_END))
+		return;
 	switch (event) {
 	case MACHINE_POWER_OFF:
 		end(machine, EXIT_POWER_OFF, "the guest powered off");
@@ -263,7 +271,6 @@ static void guest_event(struct machine *machine, enum machine_event event)
 		guest_panicked(machine);
 		break;
 	case MACHINE_CRASH_LOADED:
-		happened(machine, "crash-loaded");
 		break;
 	}
 }

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <poll.h>
 #include <pty.h>
 #include <signal.h>
@@ -94,14 +95,20 @@ static void stop_vm(struct vm *vm)
 	}
 }
 
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *where)
+{
+	(void)st;
+	(void)type;
+	(void)where;
+	return remove(path);
+}
+
 static void clean_up(void)
 {
 	for (unsigned int i = 0; i < n_vms; i++)
 		stop_vm(&vms[i]);
-	for (unsigned int i = 0; i < n_files; i++)
-		unlink(files[i]);
 	if (test_dir[0])
-		rmdir(test_dir);
+		nftw(test_dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 
 static void on_signal(int signal)
@@ -284,6 +291,8 @@ static void corral_command(struct command *c, const struct vm_config *config, co
 	arg(c, config->console_virtio ? "stdio,device=virtio" : "stdio");
 	arg(c, "--control");
 	arg(c, "%s", vm->control_path);
+	for (unsigned int i = 0; i < VM_MAX_WORDS && config->words[i]; i++)
+		arg(c, "%s", config->words[i]);
 }
 
 static void qemu_disk(struct command *c, const struct vm_disk_config *d, unsigned int i)
@@ -335,8 +344,13 @@ static void qemu_command(struct command *c, const struct vm_config *config)
 	}
 }
 
-static void __attribute__((noreturn)) run_child(struct command *c, const int *in, const int *out)
+static void __attribute__((noreturn))
+run_child(struct command *c, const int *in, const int *out, const char *stderr_path)
 {
+	int fd = stderr_path ? open(stderr_path, O_WRONLY | O_CREAT | O_TRUNC, 0600) : -1;
+
+	if (fd >= 0)
+		dup2(fd, STDERR_FILENO);
 	if (in) {
 		setpgid(0, 0);
 		dup2(in[0], STDIN_FILENO);
@@ -349,7 +363,7 @@ static void __attribute__((noreturn)) run_child(struct command *c, const int *in
 	_exit(127);
 }
 
-static void start_on_pipes(struct vm *vm, struct command *c)
+static void start_on_pipes(struct vm *vm, struct command *c, const char *stderr_path)
 {
 	int in[2], out[2];
 
@@ -357,14 +371,14 @@ static void start_on_pipes(struct vm *vm, struct command *c)
 	vm->pid = fork();
 	CHECK(vm->pid >= 0, "fork: %s", strerror(errno));
 	if (vm->pid == 0)
-		run_child(c, in, out);
+		run_child(c, in, out, stderr_path);
 	close(in[0]);
 	close(out[1]);
 	vm->in_fd = in[1];
 	vm->out_fd = out[0];
 }
 
-static void start_on_pty(struct vm *vm, struct command *c)
+static void start_on_pty(struct vm *vm, struct command *c, const char *stderr_path)
 {
 	struct winsize size = {.ws_col = 80, .ws_row = 25};
 	struct termios raw = {0};
@@ -373,7 +387,7 @@ static void start_on_pty(struct vm *vm, struct command *c)
 	vm->pid = forkpty(&vm->out_fd, NULL, &raw, &size);
 	CHECK(vm->pid >= 0, "forkpty: %s", strerror(errno));
 	if (vm->pid == 0)
-		run_child(c, NULL, NULL);
+		run_child(c, NULL, NULL, stderr_path);
 	fcntl(vm->out_fd, F_SETFD, FD_CLOEXEC);
 	vm->in_fd = vm->out_fd;
 }
@@ -413,9 +427,9 @@ struct vm *vm_start(const struct vm_config *config)
 	else
 		corral_command(&c, config, vm);
 	if (config->on_pty)
-		start_on_pty(vm, &c);
+		start_on_pty(vm, &c, config->stderr_path);
 	else
-		start_on_pipes(vm, &c);
+		start_on_pipes(vm, &c, config->stderr_path);
 	for (unsigned int i = 0; i < c.n; i++)
 		free(c.argv[i]);
 	return vm;
@@ -537,18 +551,20 @@ void vm_resize(struct vm *vm, unsigned int columns, unsigned int rows)
 
 /* --- control --- */
 
-static void control_connect(struct vm *vm)
+int vm_connect(struct vm *vm)
 {
 	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	struct timeval timeout = {.tv_sec = 10};
+	int fd;
 
 	CHECK(strlen(vm->control_path) < sizeof(sun.sun_path), "path too long");
 	memcpy(sun.sun_path, vm->control_path, strlen(vm->control_path));
-	vm->control_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	CHECK(vm->control_fd >= 0, "socket: %s", strerror(errno));
-	setsockopt(vm->control_fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
-	CHECK(connect(vm->control_fd, (struct sockaddr *)&sun, sizeof(sun)) == 0, "%s: %s",
-	      vm->control_path, strerror(errno));
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	CHECK(fd >= 0, "socket: %s", strerror(errno));
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+	CHECK(connect(fd, (struct sockaddr *)&sun, sizeof(sun)) == 0, "%s: %s", vm->control_path,
+	      strerror(errno));
+	return fd;
 }
 
 /* One line of any length up to the protocol's limit; without its end. */
@@ -575,7 +591,7 @@ json_t *vm_call(struct vm *vm, const char *method, json_t *params)
 	char *out;
 
 	if (vm->control_fd < 0)
-		control_connect(vm);
+		vm->control_fd = vm_connect(vm);
 	call = json_pack("{s:i,s:s,s:o*}", "id", (int)++vm->last_id, "method", method, "params",
 			 params);
 	out = json_dumps(call, JSON_COMPACT);
@@ -594,6 +610,21 @@ json_t *vm_call(struct vm *vm, const char *method, json_t *params)
 	json_incref(result);
 	json_decref(reply);
 	return result;
+}
+
+pid_t vm_launcher(const struct vm *vm)
+{
+	return vm->pid;
+}
+
+pid_t vm_vmm(struct vm *vm)
+{
+	json_t *status = vm_call(vm, "status", NULL);
+	pid_t pid = (pid_t)json_integer_value(json_object_get(status, "pid"));
+
+	CHECK(pid > 1, "the VMM's pid is %d", pid);
+	json_decref(status);
+	return pid;
 }
 
 uint64_t vm_exits(struct vm *vm)
@@ -615,19 +646,25 @@ uint64_t vm_exits(struct vm *vm)
 
 /* --- verdict --- */
 
-static void wait_for_end(struct vm *vm, int expected)
+int vm_status(struct vm *vm)
 {
 	int status;
 
+	while (vm_line(vm))
+		;
 	CHECK(reap(vm, vm->deadline_ms, &status), "the VM closed its output but does not end");
-	CHECK(!WIFSIGNALED(status), "the VM died of signal %d", WTERMSIG(status));
-	CHECK(WEXITSTATUS(status) == expected, "the VM ended with status %d", WEXITSTATUS(status));
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static void wait_for_end(struct vm *vm, int expected)
+{
+	int status = vm_status(vm);
+
+	CHECK(status == expected, "the VM ended with status %d", status);
 }
 
 int vm_judge_status(struct vm *vm, int status)
 {
-	while (vm_line(vm))
-		;
 	wait_for_end(vm, status);
 	CHECK(!vm->n_failed, "%u cases failed in the guest", vm->n_failed);
 	CHECK(!vm->open_case[0], "case %s has no verdict", vm->open_case);
@@ -637,8 +674,6 @@ int vm_judge_status(struct vm *vm, int status)
 
 int vm_judge_silent(struct vm *vm)
 {
-	while (vm_line(vm))
-		;
 	wait_for_end(vm, 0);
 	return TEST_PASS;
 }

@@ -15,12 +15,14 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define TEST_PASS    0
 #define TEST_FAIL    1
 #define TEST_SKIP    77
 
 #define VM_MAX_DISKS 4
+#define VM_MAX_WORDS 8
 
 struct vm_disk_config {
 	const char *path;
@@ -39,6 +41,8 @@ struct vm_config {
 	bool on_pty;            /* stdio is a terminal of 80x25 */
 	bool same_socket;       /* the control socket has the path it had for the VM before */
 	unsigned int timeout_s; /* of the VM's whole life; 0: 60 */
+	const char *words[VM_MAX_WORDS]; /* further ones for `corral run`, up to the first NULL */
+	const char *stderr_path;         /* gets what is not the guest's; NULL: our own stderr */
 };
 
 struct vm;
@@ -85,12 +89,21 @@ void vm_send(struct vm *vm, const char *text);
 bool vm_is_silent(struct vm *vm, unsigned int ms);
 void vm_resize(struct vm *vm, unsigned int columns, unsigned int rows);
 
+/* The process that `corral run` is. */
+pid_t vm_launcher(const struct vm *vm);
+/* The VMM's process, by its own words. */
+pid_t vm_vmm(struct vm *vm);
+/* One more connection to the control socket, the caller's; what is read from it has 10 s to come.
+ */
+int vm_connect(struct vm *vm);
 /* A control call that must succeed; the result is the caller's. params is consumed and may be NULL.
  */
 json_t *vm_call(struct vm *vm, const char *method, json_t *params);
 /* Sum of the exits to user space so far, but for the halts and signals that come with waiting. */
 uint64_t vm_exits(struct vm *vm);
 
+/* Reads on until the VM ends: its exit status, or 128 and the signal that killed it. */
+int vm_status(struct vm *vm);
 /* Reads on until the VM ends. PASS when it powered off and every case it began passed or skipped.
  */
 int vm_judge(struct vm *vm);
