@@ -147,9 +147,13 @@ static void vcpu_run(struct vcpu *vcpu)
 			trouble(vcpu, VCPU_REFUSED, strerror(errno));
 		}
 	}
-	/* Finish the access of the last exit, so that registers and memory are whole. */
+	/*
+	 * Finish the access of the last exit, so that registers and memory are whole. One that KVM
+	 * hands out in pieces comes back with the next piece until it is done.
+	 */
 	vcpu->run->immediate_exit = 1;
-	(void)ioctl(vcpu->fd, KVM_RUN, 0);
+	while (ioctl(vcpu->fd, KVM_RUN, 0) == 0)
+		vcpu_exit(vcpu);
 }
 
 /* Waits until it may run. False: the end. */

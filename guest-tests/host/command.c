@@ -99,8 +99,21 @@ void command_run(struct command_result *ret_result, const char *const *argv)
 	ret_result->ms = now_ms() - start;
 }
 
+/* A test that failed may have detached VMs. */
+static void kill_children(void)
+{
+	FILE *f = fopen("/proc/thread-self/children", "re");
+	int pid;
+
+	while (f && fscanf(f, "%d", &pid) == 1)
+		kill(pid, SIGKILL);
+	if (f)
+		fclose(f);
+}
+
 void watch_what_stays(void)
 {
+	atexit(kill_children);
 	CHECK(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0, "%s", strerror(errno));
 	CHECK(mkdir(test_file("run"), 0755) == 0, "%s", strerror(errno));
 	setenv("CORRAL_RUN_DIRECTORY", test_file("run"), 1);

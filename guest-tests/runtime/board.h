@@ -26,3 +26,6 @@
 #define BOARD_GED_GSI          9
 #define BOARD_GED_PORT         0x610
 #define BOARD_GED_POWER_BUTTON 0x01
+
+#define BOARD_PVPANIC_PORT     0x505
+#define BOARD_PVPANIC_PANICKED 0x01

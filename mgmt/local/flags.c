@@ -55,7 +55,7 @@ const char *nearest(const char *word, const char *(*candidate)(const void *list,
 
 	if (length > NEAREST_WORD_MAX)
 		return NULL;
-	least = length / 3 + 1; /* further away is another word, not a slip */
+	least = MIN(length / 3 + 2, (size_t)3); /* further away is another word, not a slip */
 	for (size_t i = 0; (name = candidate(list, i)); i++) {
 		size_t distance;
 
