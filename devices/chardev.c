@@ -11,7 +11,9 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -29,7 +31,28 @@ static enum chardev_peer kind_of(int fd)
 		return CHARDEV_FILE;
 	if (S_ISCHR(st.st_mode) && (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR)
 		return CHARDEV_TTY;
-	return CHARDEV_STREAM;
+	return S_ISSOCK(st.st_mode) ? CHARDEV_SOCKET : CHARDEV_PIPE;
+}
+
+/*
+ * A socket is asked not to wait each time: O_NONBLOCK lies in the open file description, and
+ * whoever passed the socket still has that.
+ */
+static ssize_t peer_put(const struct chardev *chardev, const uint8_t *data, size_t size)
+{
+	if (chardev->kind == CHARDEV_SOCKET)
+		return send(chardev->peer, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+	return write(chardev->peer, data, size);
+}
+
+static ssize_t peer_get(const struct chardev *chardev, uint8_t *data, size_t size)
+{
+	struct iovec iov = {data, size};
+	struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
+
+	if (chardev->kind == CHARDEV_SOCKET)
+		return recvmsg(chardev->peer, &message, MSG_DONTWAIT);
+	return read(chardev->peer, data, size);
 }
 
 /*
@@ -41,7 +64,7 @@ static size_t peer_write(struct chardev *chardev, const uint8_t *data, size_t si
 	size_t done = 0;
 
 	while (done < size) {
-		ssize_t n = write(chardev->peer, data + done, size - done);
+		ssize_t n = peer_put(chardev, data + done, size - done);
 
 		if (n > 0) {
 			done += (size_t)n;
@@ -181,7 +204,7 @@ static ssize_t peer_read(struct chardev *chardev, uint8_t *data, size_t size)
 	ssize_t n;
 
 	do {
-		n = read(chardev->peer, data, size);
+		n = peer_get(chardev, data, size);
 	} while (n < 0 && errno == EINTR);
 	return n < 0 ? -errno : n;
 }

@@ -37,9 +37,10 @@ struct chardev_consumer {
 
 enum chardev_peer {
 	CHARDEV_NONE,
-	CHARDEV_STREAM, /* socket, pipe */
-	CHARDEV_TTY,    /* comes back after a hang-up */
-	CHARDEV_FILE,   /* never makes anyone wait; gives no input */
+	CHARDEV_SOCKET,
+	CHARDEV_PIPE,
+	CHARDEV_TTY,  /* comes back after a hang-up */
+	CHARDEV_FILE, /* never makes anyone wait; gives no input */
 };
 
 struct chardev {

@@ -13,6 +13,8 @@
 
 #include "base/fd.h"
 
+#define SMALL_START (2u << 20)
+
 static int advise(const struct memory_region *region, const struct memory_options *options,
 		  struct error *err)
 {
@@ -28,6 +30,11 @@ static int advise(const struct memory_region *region, const struct memory_option
 				 "cannot make guest memory mergeable: %s; this kernel may lack KSM "
 				 "(corral doctor), start without merge=on",
 				 strerror(errno));
+	/* What a guest starts with are a few pages at the bottom: to clear a huge one for them
+	 * costs more than all of start-up's other memory. */
+	if (thp && region->start == 0)
+		(void)madvise(region->host, MIN(region->size, (uint64_t)SMALL_START),
+			      MADV_NOHUGEPAGE);
 	/* Guest memory has no place in a core dump. */
 	(void)madvise(region->host, region->size, MADV_DONTDUMP);
 	if (options->prefault && madvise(region->host, region->size, MADV_POPULATE_WRITE) < 0)

@@ -320,7 +320,8 @@ int pci_plug(struct pci_root *root, struct pci_function *function, uint32_t slot
 void pci_function_reset(struct pci_function *function)
 {
 	memcpy(function->config.bytes, function->initial, sizeof(function->config.bytes));
-	for (uint32_t i = 0; i < function->msix.table.n_vectors; i++)
+	function->msix.table.n_vectors = function->msix.n_routes;
+	for (uint32_t i = 0; i < function->msix.n_routes; i++)
 		function->msix.table.vectors[i] = (struct msix_vector){.control = 1};
 	msix_pending_clear(function);
 	bars_update(function);
@@ -352,6 +353,8 @@ int pci_function_loaded(struct pci_function *function, struct error *err)
 		return error_set(err, -EBADMSG, "cannot load %s: it has %u vectors, not %u",
 				 function->device.name, function->msix.n_routes,
 				 function->msix.table.n_vectors);
+	for (uint32_t i = 0; i < function->msix.n_routes; i++)
+		function->msix.table.vectors[i].control &= 1; /* the mask; the rest is reserved */
 	bars_update(function);
 	msix_update(function);
 	msix_pending_load(function);

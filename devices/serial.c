@@ -332,6 +332,13 @@ static void serial_input(struct chardev_consumer *consumer, const uint8_t *data,
 	pthread_mutex_unlock(&serial->device.lock);
 }
 
+void serial_flush(struct serial *serial)
+{
+	pthread_mutex_lock(&serial->device.lock);
+	flush_output(serial, now_ns());
+	pthread_mutex_unlock(&serial->device.lock);
+}
+
 static void serial_reset(struct device *device)
 {
 	struct serial *serial = container_of(device, struct serial, device);

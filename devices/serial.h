@@ -51,3 +51,6 @@ struct serial {
 /* `chardev` may be NULL. The source is added to `loop`. */
 int serial_init(struct serial *serial, struct bus *io, struct irq_host *irqs, struct loop *loop,
 		struct chardev *chardev, struct error *err) __must_check;
+
+/* Hands on what is kept back for a moment so that a line is one write. Any thread. */
+void serial_flush(struct serial *serial);

@@ -466,6 +466,56 @@ Test(msix, a_table_of_another_size_is_refused)
 	msix_deinit(&other);
 }
 
+static uint8_t stream[8192];
+
+static size_t save(void)
+{
+	struct cursor out = cursor_writer(stream, sizeof(stream));
+
+	cr_assert_eq(device_save(&function.device, &out), 0);
+	return out.at;
+}
+
+static int load(size_t size)
+{
+	struct cursor in = cursor_reader(stream, size);
+	struct error err = ERROR_NULL;
+
+	return device_load(&function.device, &in, &err);
+}
+
+/* Where the number of vectors stands in the stream: before the first of them. */
+static uint8_t *stream_table(size_t size)
+{
+	uint8_t *name = memmem(stream, size, "msix", 5);
+
+	cr_assert(name);
+	return name + 24 + 2 + 4;
+}
+
+Test(msix, a_reset_mends_a_refused_load)
+{
+	size_t size = save();
+	uint8_t *n = stream_table(size);
+
+	cr_assert_eq(*n, VECTORS);
+	*n = VECTORS - 1;
+	cr_assert_eq(load(size), -EBADMSG);
+	pci_function_reset(&function);
+	cr_assert_eq(load(save()), 0);
+}
+
+Test(msix, a_load_keeps_reserved_bits_zero)
+{
+	size_t size = save();
+	uint8_t *control = stream_table(size) + 4 + 12;
+
+	cr_assert_eq(*control, 1);
+	*control = 0xff;
+	if (load(size) == 0)
+		cr_assert_eq(bar_read(TABLE_AT + 12, 4), 1);
+}
+
 Test(msix, a_host_without_vectors_is_said_and_nothing_leaks)
 {
 	struct error err = ERROR_NULL;

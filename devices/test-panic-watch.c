@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "base/macros.h"
 #include "devices/panic-watch.h"
 
 static const char oops[] = "[    1.2] VFS: Cannot open root device\r\n"
@@ -72,4 +73,33 @@ Test(panic_watch, what_is_kept_is_bounded_and_printable)
 	cr_assert_eq(strlen(text), PANIC_TEXT_SIZE - 1);
 	for (size_t i = 0; i < strlen(text); i++)
 		cr_assert_eq(text[i], '?');
+}
+
+Test(panic_watch, a_restart_in_order_takes_it_back)
+{
+	static const char stream[] =
+		"Kernel panic - not syncing: in a log\nreboot: Restarting system\n";
+	char text[PANIC_TEXT_SIZE];
+
+	for (size_t piece = 1; piece < sizeof(stream); piece++) {
+		struct panic_watch watch = {0};
+
+		for (size_t at = 0; at < strlen(stream); at += piece)
+			panic_watch_feed(&watch, stream + at, MIN(piece, strlen(stream) - at));
+		cr_assert_not(panic_watch_text(&watch, text), "pieces of %zu", piece);
+	}
+}
+
+Test(panic_watch, much_output_takes_it_back)
+{
+	static char much[PANIC_REACH];
+	struct panic_watch watch = {0};
+	char text[PANIC_TEXT_SIZE];
+
+	memset(much, '.', sizeof(much));
+	panic_watch_feed(&watch, "Kernel panic - not syncing: old\n", 32);
+	panic_watch_feed(&watch, much, sizeof(much) / 2);
+	cr_assert(panic_watch_text(&watch, text));
+	panic_watch_feed(&watch, much, sizeof(much));
+	cr_assert_not(panic_watch_text(&watch, text));
 }

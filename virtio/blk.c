@@ -186,11 +186,12 @@ static int submit_range(struct blk_queue *queue, struct request *request)
 /* The step the request is at goes to the image. -EBUSY: the engine is full. */
 static int request_submit(struct blk_queue *queue, struct request *request)
 {
+	if (request->flushing)
+		return submit_flush(queue, request);
 	switch (request->header.type) {
 	case T_IN:
 	case T_OUT:
-		return request->flushing ? submit_flush(queue, request)
-					 : submit_data(queue, request);
+		return submit_data(queue, request);
 	case T_FLUSH:
 		return submit_flush(queue, request);
 	default:
@@ -360,14 +361,14 @@ static bool request_start(struct blk_queue *queue, struct request *request)
  * Takes requests until there are none, the engine is full, or a ring's worth was taken: what ends
  * at once must not keep the loop from its other sources.
  */
-static void drain(struct blk_queue *queue)
+static void drain(struct blk_queue *queue, uint32_t *budget)
 {
 	struct virtqueue *ring = &queue->virtio->ring;
 	struct virtqueue_chain chain = {.iov_max = IOV_MAX_REQUEST};
 	struct iovec iov[IOV_MAX_REQUEST];
 
 	chain.iov = iov;
-	for (uint32_t budget = ring->state.size; budget > 0; budget--) {
+	for (; *budget > 0; (*budget)--) {
 		struct request *request;
 		int r = virtqueue_pop(ring, &chain);
 
@@ -402,10 +403,12 @@ static void blk_run(struct virtio_device *virtio, struct virtio_queue *virtio_qu
 {
 	struct blk_queue *queue = &blk_of(virtio)->queues[virtio_queue->ring.index];
 
+	uint32_t budget = virtio_queue->ring.state.size;
+
 	queue->stalled = false;
 	do {
 		virtqueue_kicks_off(&virtio_queue->ring);
-		drain(queue);
+		drain(queue, &budget);
 	} while (!queue->stalled && virtqueue_kicks_on(&virtio_queue->ring));
 }
 
@@ -443,11 +446,12 @@ static void request_step(struct blk_queue *queue, struct request *request, int32
 		more = request->done < request->bytes;
 		if (more)
 			iov_skip(&request->data, &request->n_data, result);
-		else if (type == T_OUT && queue->blk->writethrough)
-			more = request->flushing = true;
-	} else if (type == T_DISCARD || type == T_WRITE_ZEROES) {
+	} else if ((type == T_DISCARD || type == T_WRITE_ZEROES) && !request->flushing) {
 		more = ++request->range < request->n_ranges;
 	}
+	if (!more && queue->blk->writethrough && !request->flushing &&
+	    (type == T_OUT || type == T_WRITE_ZEROES))
+		more = request->flushing = true;
 	if (!more) {
 		request_end(queue, request, S_OK);
 		return;

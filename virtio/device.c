@@ -58,16 +58,11 @@ static void device_rests(struct virtio_device *virtio)
 		waiter->done(waiter, virtio->device);
 }
 
-/* One of those that `resting` counts has come to rest. */
-static void one_rests(struct virtio_device *virtio, bool locked)
+/* One of those that `resting` counts has come to rest. The lock is held. */
+static void one_rests(struct virtio_device *virtio)
 {
-	if (atomic_fetch_sub(&virtio->resting, 1) != 1)
-		return;
-	if (!locked)
-		pthread_mutex_lock(&virtio->device->lock);
-	device_rests(virtio);
-	if (!locked)
-		pthread_mutex_unlock(&virtio->device->lock);
+	if (--virtio->resting == 0)
+		device_rests(virtio);
 }
 
 void virtio_queue_settle(struct virtio_queue *queue)
@@ -77,7 +72,9 @@ void virtio_queue_settle(struct virtio_queue *queue)
 	virtqueue_publish(&queue->ring);
 	virtqueue_unmap(&queue->ring);
 	queue->run = VIRTIO_QUEUE_RESTS;
-	one_rests(queue->device, false);
+	pthread_mutex_lock(&queue->device->device->lock);
+	one_rests(queue->device);
+	pthread_mutex_unlock(&queue->device->device->lock);
 }
 
 static void queue_start(struct virtio_queue *queue)
@@ -202,10 +199,10 @@ static void queues_start(struct virtio_device *virtio)
  */
 static void queues_stop(struct virtio_device *virtio)
 {
-	uint32_t before = atomic_fetch_add(&virtio->resting, 1);
+	uint32_t before = virtio->resting++;
 
 	if (before > 0) { /* they are on their way already */
-		one_rests(virtio, true);
+		one_rests(virtio);
 		return;
 	}
 	for (uint32_t i = 0; i < virtio->n_queues; i++) {
@@ -214,10 +211,10 @@ static void queues_stop(struct virtio_device *virtio)
 		if (!queue->started)
 			continue;
 		queue->started = false;
-		atomic_fetch_add(&virtio->resting, 1);
+		virtio->resting++;
 		loop_post(&queue->source, QUEUE_STOP);
 	}
-	one_rests(virtio, true);
+	one_rests(virtio);
 }
 
 void virtio_start(struct virtio_device *virtio)
@@ -243,10 +240,12 @@ void virtio_pause(struct virtio_device *virtio, struct device_waiter *waiter)
 
 void virtio_resume(struct virtio_device *virtio)
 {
-	uint8_t status = atomic_load(&virtio->status);
+	uint8_t status;
 
 	pthread_mutex_lock(&virtio->device->lock);
-	if (status & VIRTIO_STATUS_DRIVER_OK)
+	status = atomic_load(&virtio->status);
+	/* A device that broke stays silent until it is reset. */
+	if (status & VIRTIO_STATUS_DRIVER_OK && !(status & VIRTIO_STATUS_NEEDS_RESET))
 		queues_start(virtio);
 	pthread_mutex_unlock(&virtio->device->lock);
 }

@@ -90,9 +90,9 @@ struct virtio_device {
 	_Atomic uint8_t status; /* written under the lock; NEEDS_RESET by any thread */
 	_Atomic uint8_t config_generation;
 	_Atomic int config_fd; /* borrowed eventfd of the configuration vector, -1: none */
-	_Atomic uint32_t
-		resting; /* queues still on their way to rest, plus one while stops are posted */
-	bool resetting;  /* a reset waits for the queues to rest; lock */
+	uint32_t resting; /* queues still on their way to rest, plus one while stops are posted;
+			     lock */
+	bool resetting;   /* a reset waits for the queues to rest; lock */
 	struct device_waiter *waiter; /* a pause waits likewise; lock; weak */
 	struct log_limit complaints;
 };

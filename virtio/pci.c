@@ -481,7 +481,8 @@ static int pci_loaded(struct device *device, struct error *err)
 	if (pci->state.n_queues != virtio->n_queues)
 		return error_set(err, -EBADMSG, "cannot load %s: it has %u queues, not %u",
 				 device->name, virtio->n_queues, pci->state.n_queues);
-	if (pci->state.driver_features & ~virtio->offered)
+	if (pci->state.status & VIRTIO_STATUS_FEATURES_OK &&
+	    pci->state.driver_features & ~virtio->offered)
 		return error_set(
 			err, -EBADMSG,
 			"cannot load %s: its driver uses features this device lacks: 0x%llx",

@@ -828,6 +828,18 @@ Test(pci, half_a_negotiation_moves)
 	unmake(&other);
 }
 
+/* A driver may write what it likes: it is told no at FEATURES_OK, here or where it moved to. */
+Test(pci, features_that_were_never_accepted_move)
+{
+	status(DRIVER);
+	features(UINT64_MAX);
+	pause_device(&echo);
+	make(&other, SLOT + 1);
+	test_board_move(&echo.pci.function.device, &other.pci.function.device);
+	cr_assert_eq(other.virtio.accepted, 0);
+	unmake(&other);
+}
+
 Test(pci, features_this_device_lacks_are_not_loaded)
 {
 	static uint8_t stream[65536];

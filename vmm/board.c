@@ -201,16 +201,22 @@ static int console_setup(struct board *board, struct named_fds *fds, struct loop
 	return 0;
 }
 
+void board_null(struct board *board)
+{
+	*board = (struct board){.kernel_fd = -1, .initrd_fd = -1};
+	board->io.name = "io";
+	board->mmio.name = "mmio";
+	kvm_null(&board->kvm);
+}
+
 int board_init(struct board *board, const struct vm_description *vm, struct named_fds *fds,
 	       struct loop *main, struct machine_events *events, void (*worker_start)(void *),
 	       struct error *err)
 {
 	int kvm_fd, r;
 
-	*board = (struct board){.vm = vm, .kernel_fd = -1, .initrd_fd = -1};
-	board->io.name = "io";
-	board->mmio.name = "mmio";
-	kvm_null(&board->kvm);
+	board_null(board);
+	board->vm = vm;
 	if ((r = take(fds, VM_FD_KERNEL, &board->kernel_fd, err)) < 0)
 		return r;
 	board->initrd_fd = named_fds_take(fds, VM_FD_INITRD);
@@ -250,7 +256,7 @@ int board_load(struct board *board, struct boot_entry *ret_entry, struct error *
 		return r;
 	r = kernel_load(&source, &board->memory, &tables, ret_entry, err);
 	if (r < 0)
-		return error_prefix(err, "kernel \"%s\"%s%s%s", board->vm->kernel,
+		return error_prefix(err, "kernel \"%s\"%s%s%s: ", board->vm->kernel,
 				    board->vm->initrd ? ", initrd \"" : "",
 				    board->vm->initrd ? board->vm->initrd : "",
 				    board->vm->initrd ? "\"" : "");

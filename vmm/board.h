@@ -66,6 +66,9 @@ struct board {
 	int kernel_fd, initrd_fd; /* owned; initrd -1: none */
 };
 
+/* Nothing yet: what board_deinit may be given. */
+void board_null(struct board *board);
+
 /* `fds` loses the descriptors that are taken. `main` serves console, rng and the slow paths. */
 int board_init(struct board *board, const struct vm_description *vm, struct named_fds *fds,
 	       struct loop *main, struct machine_events *events, void (*worker_start)(void *),

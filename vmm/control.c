@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -20,8 +21,9 @@
 struct control_client {
 	struct control *control; /* weak */
 	struct loop_source source;
-	int fd;        /* owned */
-	int passed_fd; /* owned: came with the request being read, -1: none */
+	int fd;         /* owned */
+	int passed_fd;  /* owned: came with the request being read, -1: none */
+	uint64_t heard; /* the control's count when it last said something */
 	bool wants_events;
 	bool hung_up;    /* to be freed when the turn's work on it is over */
 	bool cycles;     /* … and is a "device-cycle", whose outcome is its own */
@@ -161,9 +163,11 @@ static json_t *counters(struct control *control)
 			 "loops", loops, "memory", memory);
 }
 
+/* Only a socket: it can be written to without waiting for whoever holds its other side. */
 static int console_attach(struct control *control, struct control_client *client, struct error *err)
 {
-	if (client->passed_fd < 0)
+	struct stat st;
+	if (client->passed_fd < 0 || fstat(client->passed_fd, &st) < 0 || !S_ISSOCK(st.st_mode))
 		return error_set(err, -EBADF,
 				 "cannot attach to the console: send a connected socket with the "
 				 "request");
@@ -199,6 +203,9 @@ static int device_cycle(struct control_client *client, const json_t *params, str
 				      value.device ? value.device : "");
 	}
 	table_deinit(&control_device_cycle_table, &value);
+	if (r == 0 && client->control->machine->wishes & WISH_CYCLE)
+		r = error_set(err, -EBUSY, "cannot cycle device \"%s\": another is being cycled",
+			      device->name);
 	if (r == 0) {
 		client->cycles = true;
 		machine_cycle(client->control->machine, device);
@@ -242,6 +249,13 @@ static int act(struct control_client *client, enum control_method_id method, con
 	}
 }
 
+/* Methods whose answer waits until the machine stands still, or runs. */
+static bool moves(enum control_method_id method)
+{
+	return method == CONTROL_PAUSE || method == CONTROL_RESUME || method == CONTROL_RESET ||
+	       method == CONTROL_QUIT || method == CONTROL_DEVICE_CYCLE;
+}
+
 /* Methods that look and change nothing. NULL: not one of them. */
 static json_t *look(struct control *control, enum control_method_id method)
 {
@@ -275,6 +289,14 @@ static void answer_settled(struct control_client *client, json_t *id)
 	}
 }
 
+/* A method without parameters takes none. */
+static const struct table no_params = {.name = "params", .size = 0};
+
+static int params_check(enum control_method_id method, const json_t *params, struct error *err)
+{
+	return control_methods[method].params ? 0 : table_from_json(&no_params, params, NULL, err);
+}
+
 static void request(struct control_client *client, json_t *json)
 {
 	json_t *id = json_object_get(json, "id");
@@ -294,25 +316,29 @@ static void request(struct control_client *client, json_t *json)
 			    : "a request is an object with a \"method\"");
 		return;
 	}
+	if (params_check(method, params ? params : none, &err) < 0) {
+		refuse(client, id, err.code, err.text);
+		return;
+	}
 	seen = look(client->control, method);
 	if (seen) {
 		answer(client, id, seen);
 	} else if (act(client, method, params ? params : none, &err) < 0) {
 		refuse(client, id, err.code, err.text);
-	} else if (machine_settled(client->control->machine)) {
+	} else if (!moves(method) || machine_settled(client->control->machine)) {
 		answer_settled(client, id);
 	} else {
 		client->waiting = id ? json_incref(id) : json_null();
 	}
 }
 
-/* Serves the whole lines that have come in. */
+/* Serves one whole line, if one has come in; the next has its turn after everybody else's. */
 static void client_serve(struct control_client *client)
 {
 	char *end;
 
-	while (!client->waiting && !client->hung_up &&
-	       (end = memchr(client->in, '\n', client->n_in))) {
+	if (!client->waiting && !client->hung_up &&
+	    (end = memchr(client->in, '\n', client->n_in))) {
 		size_t length = end - client->in;
 		json_error_t why;
 		json_t *json = json_loadb(client->in, length,
@@ -327,8 +353,9 @@ static void client_serve(struct control_client *client)
 			client->hung_up = true;
 		}
 		json_decref(json);
-		client->passed_fd = fd_close(client->passed_fd);
 		memmove(client->in, end + 1, client->n_in);
+		if (client->n_in > 0)
+			loop_post(&client->source, 0);
 	}
 }
 
@@ -350,6 +377,7 @@ static void client_read(struct control_client *client)
 		client->passed_fd = fd;
 	}
 	client->n_in += n;
+	client->heard = ++client->control->n_heard;
 	client_serve(client);
 	if (client->n_in == sizeof(client->in)) {
 		refuse(client, NULL, -EMSGSIZE, "the line is too long");
@@ -403,19 +431,36 @@ static void client_event(struct loop_source *source, const struct loop_event *ev
 	client_after(client);
 }
 
-/* Refuses one connection too many by closing it. */
+/* A free place; if there is none, that of the client that has been silent longest and waits for
+ * nothing. */
+static int client_place(struct control *control)
+{
+	int silent = -1;
+
+	for (int i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		const struct control_client *client = control->clients[i];
+
+		if (!client)
+			return i;
+		if (!client->waiting && !client->wants_events &&
+		    (silent < 0 || client->heard < control->clients[silent]->heard))
+			silent = i;
+	}
+	if (silent >= 0)
+		control->clients[silent] = client_free(control->clients[silent]);
+	return silent;
+}
+
 static void client_accept(struct control *control, int fd)
 {
-	struct control_client *client;
-	uint32_t i = 0;
+	int i = client_place(control);
+	struct control_client *client = i >= 0 ? calloc(1, sizeof(*client)) : NULL;
 
-	while (i < CONTROL_CLIENTS_MAX && control->clients[i])
-		i++;
-	client = i < CONTROL_CLIENTS_MAX ? calloc(1, sizeof(*client)) : NULL;
 	if (!client) {
 		fd_close(fd);
 		return;
 	}
+	client->heard = ++control->n_heard;
 	client->control = control;
 	client->fd = fd;
 	client->passed_fd = -1;

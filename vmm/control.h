@@ -18,6 +18,7 @@ struct control {
 	const struct figures *figures;  /* borrowed */
 	struct sandbox_status *sandbox; /* borrowed */
 	struct machine_observer observer;
+	uint64_t n_heard; /* times that any client said something */
 	struct loop_source listener;
 	int fd; /* owned: listening; -1: no control socket */
 	struct control_client *clients[CONTROL_CLIENTS_MAX]; /* owned */

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "vmm/promptness.h"
 
 #define STACK_SIZE (128u << 10)
 #define LOOP_DEPTH 512
@@ -33,9 +34,12 @@ static void *io_thread_main(void *argument)
 
 	/* Sealed, a thread can name nobody, itself included. */
 	pthread_setname_np(pthread_self(), io->name);
+	promptness_ask();
 	if (io->seal && io->seal() < 0)
 		abort(); /* a thread that cannot be sealed must not run */
 	pthread_mutex_lock(&io->lock);
+	io->sealed = true;
+	pthread_cond_broadcast(&io->changed);
 	while (!io->go)
 		pthread_cond_wait(&io->changed, &io->lock);
 	pthread_mutex_unlock(&io->lock);
@@ -63,6 +67,10 @@ int io_thread_create(struct io_thread *io, int (*seal)(void), struct error *err)
 	if (r != 0)
 		return error_set(err, -r, "cannot start I/O thread %s: %s", io->name, strerror(r));
 	io->has_thread = true;
+	pthread_mutex_lock(&io->lock);
+	while (!io->sealed)
+		pthread_cond_wait(&io->changed, &io->lock);
+	pthread_mutex_unlock(&io->lock);
 	return 0;
 }
 

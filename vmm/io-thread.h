@@ -18,8 +18,9 @@ struct io_thread {
 	pthread_t thread;
 	bool has_thread;
 	int (*seal)(void);
-	pthread_mutex_t lock; /* go */
+	pthread_mutex_t lock; /* sealed, go */
 	pthread_cond_t changed;
+	bool sealed;
 	bool go;
 };
 

@@ -103,8 +103,8 @@ static void msi_free(struct irq_host *host, uint32_t vector)
 	pthread_mutex_unlock(&kvm->lock);
 }
 
-/* The kernel takes the whole table at once: the pins of the I/O APIC, then every vector with an
- * address. */
+/* The kernel takes the whole table at once: the pins of both kinds of interrupt controller, as they
+ * are when nothing was ever set, then every vector with an address. */
 static int routes_update(struct kvm *kvm)
 {
 	struct kvm_irq_routing *routes = kvm->routes;
@@ -116,6 +116,14 @@ static int routes_update(struct kvm *kvm)
 			.gsi = i,
 			.type = KVM_IRQ_ROUTING_IRQCHIP,
 			.u.irqchip = {.irqchip = KVM_IRQCHIP_IOAPIC, .pin = i},
+		};
+	for (uint32_t i = 0; i < KVM_PIC_LINES; i++)
+		routes->entries[routes->nr++] = (struct kvm_irq_routing_entry){
+			.gsi = i,
+			.type = KVM_IRQ_ROUTING_IRQCHIP,
+			.u.irqchip = {.irqchip = i < 8 ? KVM_IRQCHIP_PIC_MASTER
+						       : KVM_IRQCHIP_PIC_SLAVE,
+				      .pin = i % 8},
 		};
 	for (uint32_t i = 0; i < kvm->n_vectors; i++) {
 		const struct kvm_vector *vector = &kvm->vectors[i];
@@ -141,9 +149,13 @@ static int msi_set(struct irq_host *host, uint32_t i, uint64_t address, uint32_t
 
 	pthread_mutex_lock(&kvm->lock);
 	if (!masked && (vector->address != address || vector->data != data)) {
+		struct kvm_vector old = *vector;
+
 		vector->address = address;
 		vector->data = data;
 		r = routes_update(kvm);
+		if (r < 0) /* so that the same again is not taken for done */
+			*vector = old;
 	}
 	if (r >= 0)
 		r = vector_assign(kvm, i, !masked);
@@ -240,8 +252,9 @@ int kvm_init(struct kvm *kvm, int fd, struct error *err)
 	kvm->run_size = plain(fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	kvm->vcpus_max = kvm_capability(kvm, KVM_CAP_MAX_VCPUS);
 	kvm->vectors = calloc(KVM_VECTORS_MAX, sizeof(*kvm->vectors));
-	kvm->routes = calloc(1, sizeof(*kvm->routes) + (KVM_LINES + KVM_VECTORS_MAX) *
-							       sizeof(kvm->routes->entries[0]));
+	kvm->routes =
+		calloc(1, sizeof(*kvm->routes) + (KVM_LINES + KVM_PIC_LINES + KVM_VECTORS_MAX) *
+							 sizeof(kvm->routes->entries[0]));
 	if (!kvm->vectors || !kvm->routes)
 		return error_set(err, -ENOMEM, "cannot make interrupt routes: out of memory");
 	for (uint32_t i = 0; i < KVM_VECTORS_MAX; i++)
@@ -262,12 +275,16 @@ int kvm_set_memory(struct kvm *kvm, const struct guest_memory *memory, struct er
 		};
 
 		r = kvm_ioctl(kvm->vm_fd, KVM_SET_USER_MEMORY_REGION, &slot);
-		if (r < 0)
-			return error_set(err, r,
-					 "cannot give the VM %llu MiB of memory: KVM on this host "
-					 "refuses them: %s; give it less --memory",
-					 (unsigned long long)(memory_total(memory) >> 20),
-					 strerror(-r));
+		if (r < 0) {
+			char size[SIZE_TEXT_MAX];
+
+			size_print(memory_total(memory), size);
+			return error_set(
+				err, r,
+				"cannot give the VM %s of memory: KVM on this host refuses it: "
+				"%s; give the VM less --memory",
+				size, strerror(-r));
+		}
 	}
 	/* The kernel on Intel wants three pages for itself, out of everybody's way. */
 	r = plain(kvm->vm_fd, KVM_SET_TSS_ADDR, 0xfffbd000);
@@ -307,6 +324,7 @@ void kvm_deinit(struct kvm *kvm)
 		kvm->lines[i] = fd_close(kvm->lines[i]);
 	free(take_ptr(kvm->vectors));
 	free(take_ptr(kvm->routes));
+	free(take_ptr(kvm->cpuid));
 	kvm->vm_fd = fd_close(kvm->vm_fd);
 	kvm->fd = fd_close(kvm->fd);
 }

@@ -13,6 +13,7 @@
 #include "devices/memory.h"
 
 #define KVM_VECTORS_MAX 1024
+#define KVM_PIC_LINES   16
 #define KVM_CHIPS       3  /* two 8259 and the I/O APIC */
 #define KVM_LINES       24 /* pins of the I/O APIC */
 
@@ -45,6 +46,7 @@ struct kvm {
 	struct kvm_vector *vectors;          /* owned, KVM_VECTORS_MAX */
 	struct kvm_irq_routing *routes;      /* owned, scratch for one update */
 	struct kvm_irqchip chips[KVM_CHIPS]; /* at power-on */
+	struct kvm_cpuid2 *cpuid;            /* owned: what KVM supports here, once it was asked */
 	uint32_t run_size;                   /* bytes of a vCPU's shared page */
 	uint32_t vcpus_max;
 };

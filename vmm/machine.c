@@ -54,7 +54,12 @@ static void end(struct machine *machine, enum exit_reason reason, const char *te
 static void at_rest(struct machine *machine);
 static void stop(struct machine *machine)
 {
-	if (machine->stopping || machine->state == VM_ENDED)
+	if (machine->state == VM_ENDED)
+		return;
+	/* Storage that never answers must not keep a VM from ending. */
+	if (machine->wishes & WISH_END)
+		loop_timer(&machine->source, loop_now(machine->loop) + MACHINE_END_GRACE);
+	if (machine->stopping)
 		return;
 	if (machine->at_rest) {
 		at_rest(machine);
@@ -112,6 +117,12 @@ static void rest_reset(struct machine *machine)
 {
 	struct error err = ERROR_NULL;
 
+	/* The power button it was sent is forgotten by the reset. */
+	if (machine->terminating) {
+		end(machine, EXIT_QUIT,
+		    "told to end by SIGTERM; the guest reset instead of powering off");
+		return;
+	}
 	if (power_on(machine, &err) < 0) {
 		end(machine, EXIT_VMM_FAULT, err.text);
 		return;
@@ -202,6 +213,7 @@ static void guest_reset(struct machine *machine, const char *why)
 	char panic[CHARDEV_PANIC], text[CHARDEV_PANIC + 60];
 
 	/* Kernels without pvpanic say it on the console and then reset. */
+	serial_flush(&machine->board.serial);
 	if (chardev_panic_text(&machine->board.chardev, panic)) {
 		snprintf(text, sizeof(text), "the guest kernel panicked: %s", panic);
 		end(machine, EXIT_PANIC, text);
@@ -221,7 +233,10 @@ static void guest_reset(struct machine *machine, const char *why)
 static void guest_panicked(struct machine *machine)
 {
 	char panic[CHARDEV_PANIC], text[CHARDEV_PANIC + 60];
-	bool has_words = chardev_panic_text(&machine->board.chardev, panic);
+	bool has_words;
+
+	serial_flush(&machine->board.serial);
+	has_words = chardev_panic_text(&machine->board.chardev, panic);
 
 	snprintf(text, sizeof(text), "the guest kernel panicked%s%s", has_words ? ": " : "",
 		 has_words ? panic : "");
@@ -275,13 +290,26 @@ static void guest_event(struct machine *machine, enum machine_event event)
 	}
 }
 
+/* SIGTERM's grace is over, or that of the devices at the end. */
+static void deadline(struct machine *machine)
+{
+	if (!(machine->wishes & WISH_END)) {
+		machine_quit(machine, "the guest did not power off within 30 seconds of SIGTERM");
+		return;
+	}
+	log_warning("devices have not come to rest within 5 seconds, ending without them");
+	machine->forced = true;
+	machine->state = VM_ENDED;
+	loop_stop(machine->loop);
+}
+
 static void machine_message(struct loop_source *source, const struct loop_event *event)
 {
 	struct machine *machine = container_of(source, struct machine, source);
 
 	machine->now = event->now;
 	if (event->kind == LOOP_TIMER)
-		machine_quit(machine, "the guest did not power off within 30 seconds of SIGTERM");
+		deadline(machine);
 	else if (event->arg == M_PARKED)
 		parked(machine);
 	else if (event->arg == M_RESTED)
@@ -376,6 +404,7 @@ void machine_fault(struct machine *machine, const char *what, int code)
 
 	snprintf(text, sizeof(text), "%s: %s", what, strerror(-code));
 	end(machine, EXIT_VMM_FAULT, text);
+	machine->forced = true;
 }
 
 void machine_power_button(struct machine *machine)
@@ -403,7 +432,7 @@ int machine_start(struct machine *machine, struct error *err)
 
 	if (r < 0)
 		return r;
-	r = vcpu_group_reset(&machine->vcpus, &entry, err);
+	r = vcpu_group_enter(&machine->vcpus, &entry, err);
 	if (r < 0)
 		return r;
 	for (uint32_t i = 0; i < machine->board.n_io_threads; i++)
@@ -428,6 +457,7 @@ int machine_init(struct machine *machine, const struct vm_description *vm, struc
 	machine->waiter.done = device_done;
 	machine->record.name = vm->name;
 	machine->record.text = machine->record_text;
+	board_null(board);
 	pthread_mutex_init(&machine->lock, NULL);
 	r = loop_add(loop, &machine->source);
 	if (r < 0)

@@ -33,6 +33,7 @@ enum machine_wish {
 
 #define MACHINE_RESETS_MAX     5              /* so many … */
 #define MACHINE_RESETS_WINDOW  10000000000ull /* … within so many ns are a loop */
+#define MACHINE_END_GRACE      5000000000ull  /* ns that devices have to come to rest at the end */
 #define MACHINE_SHUTDOWN_GRACE 30000000000ull /* ns a guest has to power off after SIGTERM */
 
 struct machine {
@@ -55,6 +56,7 @@ struct machine {
 	uint64_t started_ns, now;
 	uint64_t resets[MACHINE_RESETS_MAX]; /* times of the last resets */
 	bool terminating;
+	bool forced; /* it ended without coming to rest: no orderly tear-down */
 	/* A bit an enum machine_event: posted and not served; "crash-loaded" is heard once a life.
 	 * So a guest that repeats itself cannot fill the main loop's list. */
 	_Atomic uint32_t posted;

@@ -16,6 +16,7 @@
 
 #include "base/log.h"
 #include "vmm/control.h"
+#include "vmm/promptness.h"
 
 #define DESCRIPTION_MAX (1u << 20)
 #define USAGE_STATUS    2
@@ -140,6 +141,7 @@ static int vmm_start(struct vmm *vmm, struct error *err)
 			 &vmm->machine, &vmm->figures, &vmm->sandbox, err);
 	if (r < 0)
 		return r;
+	promptness_ask();
 	if (vmm->vm.sandbox && (r = seal_main()) < 0)
 		return error_set(err, r, "cannot take the system call list of the main thread: %s",
 				 strerror(-r));
@@ -303,6 +305,9 @@ int main(int argc, char **argv)
 	} else {
 		leave_record(&vmm, &vmm.machine.record);
 		status = vmm.machine.record.status;
+		/* Locks stay with the descriptors until the kernel is done with the last write. */
+		if (vmm.machine.forced)
+			_exit(status);
 	}
 	vmm_deinit(&vmm);
 	return status;

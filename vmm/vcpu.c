@@ -164,14 +164,17 @@ static bool vcpu_wait(struct vcpu *vcpu)
 
 	pthread_mutex_lock(&group->lock);
 	last = ++group->n_parked == group->n_vcpus;
-	if (last && group->wish == VCPU_WISH_PARK)
+	if (last && group->wish == VCPU_WISH_PARK) {
 		group->listener->parked(group->listener);
+		pthread_cond_broadcast(&group->changed);
+	}
 	while (group->wish == VCPU_WISH_PARK || (group->wish == VCPU_WISH_RUN && group->stop))
 		pthread_cond_wait(&group->changed, &group->lock);
 	run = group->wish == VCPU_WISH_RUN;
 	group->n_parked--;
-	pthread_mutex_unlock(&group->lock);
+	/* Under the lock: whoever wants it out again takes the lock first, and kicks after. */
 	vcpu->run->immediate_exit = 0;
+	pthread_mutex_unlock(&group->lock);
 	return run;
 }
 
@@ -234,6 +237,11 @@ int vcpu_group_threads(struct vcpu_group *group, int (*seal)(void), struct error
 			return error_set(err, r, "cannot start the thread of vCPU %u: %s", i,
 					 strerror(-r));
 	}
+	/* A thread that parks has been sealed. */
+	pthread_mutex_lock(&group->lock);
+	while (group->n_parked < group->n_vcpus)
+		pthread_cond_wait(&group->changed, &group->lock);
+	pthread_mutex_unlock(&group->lock);
 	return 0;
 }
 
@@ -324,18 +332,21 @@ void vcpu_group_park(struct vcpu_group *group)
 		kick_all(group);
 }
 
+int vcpu_group_enter(struct vcpu_group *group, const struct boot_entry *entry, struct error *err)
+{
+	return vcpu_state_enter(group->vcpus[0].fd, entry, err);
+}
+
 int vcpu_group_reset(struct vcpu_group *group, const struct boot_entry *entry, struct error *err)
 {
 	for (uint32_t i = 0; i < group->n_vcpus; i++) {
 		struct vcpu *vcpu = &group->vcpus[i];
 		int r = vcpu_state_set(vcpu->fd, &vcpu->initial, err);
 
-		if (r == 0 && i == 0)
-			r = vcpu_state_enter(vcpu->fd, entry, err);
 		if (r < 0)
 			return r;
 	}
-	return 0;
+	return vcpu_group_enter(group, entry, err);
 }
 
 void vcpu_group_deinit(struct vcpu_group *group)

@@ -87,6 +87,9 @@ void vcpu_group_run(struct vcpu_group *group);
 void vcpu_group_park(struct vcpu_group *group);
 /* Power-on state; parked. The first enters by `entry`, the others wait for their start-up message.
  */
+/* The same at the first start, when the vCPUs are as KVM made them. */
+int vcpu_group_enter(struct vcpu_group *group, const struct boot_entry *entry,
+		     struct error *err) __must_check;
 int vcpu_group_reset(struct vcpu_group *group, const struct boot_entry *entry,
 		     struct error *err) __must_check;
 

@@ -28,7 +28,7 @@
 #define TERM_GRACE_MS     3000
 #define MAX_ARGS          64
 #define MAX_LINE          4096
-#define MAX_FILES         32
+#define MAX_FILES         96
 #define VMS_MAX           16
 
 struct vm {

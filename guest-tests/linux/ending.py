@@ -10,6 +10,7 @@ import os
 import struct
 import subprocess
 
+from machine import LIMIT, Failure
 from suite import check, scenario
 
 CRASH = "busybox rmmod pvpanic_mmio; busybox rmmod pvpanic_pci; busybox rmmod pvpanic; " \
@@ -21,29 +22,38 @@ RESET = bytes.fromhex("66ba0006 b001 ee f4 ebfd")
 
 
 def corral(files, *words):
-    return subprocess.run([files.corral, *words], env=files.environment(), capture_output=True,
-                          text=True, timeout=300, check=False)
+    try:
+        return subprocess.run([files.corral, *words], env=files.environment(), capture_output=True,
+                              text=True, timeout=LIMIT, check=False)
+    except subprocess.TimeoutExpired:
+        raise Failure(f"corral {words[0]} has not ended within {LIMIT} s") from None
 
 
 @scenario("panic", "panic-console", "panic-sentence", "panic-logs")
 def panic(files, report):
     name = f"linux-panic-{os.getpid()}"
     words = base64.b64encode(CRASH.encode()).decode()
+    ended = None
     with report.case("panic-console"):
         done = corral(files, "run", "--detach", "--name", name, "--kernel", files.kernel,
                       "--initrd", files.initrd, "--memory", "256M", "--append", f"corral.run={words}")
         check(done.returncode == 0, f"corral run --detach: {done.stderr}")
-        done = corral(files, "wait", name)
-        log = corral(files, "logs", name).stdout.replace("\r", "")
-        check(done.returncode == 4, f"corral wait ended with {done.returncode}, not 4: "
-                                    f"{done.stderr}\n{log[-1500:]}")
+        try:
+            ended = corral(files, "wait", name)
+        finally:
+            log = corral(files, "logs", name).stdout.replace("\r", "")
+            if ended is None:
+                corral(files, "kill", name)
+                report.note(log[-1500:])
+        check(ended.returncode == 4, f"corral wait ended with {ended.returncode}, not 4: "
+                                     f"{ended.stderr}\n{log[-1500:]}")
         check("\npvpanic" not in log, "pvpanic was still there: this tests nothing")
     with report.case("panic-sentence"):
         with open(os.path.join(files.run_directory(), name, "exit.json"), encoding="utf-8") as file:
             record = json.load(file)
         check(record["reason"] == "panic" and "sysrq triggered crash" in record["text"],
               f"the record says {record}")
-        check(record["text"] in done.stderr, f"corral wait says {done.stderr}")
+        check(ended and record["text"] in ended.stderr, f"corral wait says {ended and ended.stderr}")
     with report.case("panic-logs"):
         for words in ("Linux version " + files.version, "Kernel panic - not syncing: sysrq",
                       "Call Trace:", "sysrq_handle_crash"):

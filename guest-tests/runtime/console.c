@@ -51,6 +51,11 @@ static void send_control(struct console *c, uint32_t port, enum console_event ev
 	send(&c->queues[CONSOLE_CONTROL_TX], &m, sizeof(m));
 }
 
+void console_ask(struct console *c, uint32_t port)
+{
+	send_control(c, port, CONSOLE_PORT_READY, 1);
+}
+
 static void take_name(struct console_port *port, const uint8_t *text, uint32_t len)
 {
 	uint32_t n = len < CONSOLE_NAME_SIZE - 1 ? len : CONSOLE_NAME_SIZE - 1;

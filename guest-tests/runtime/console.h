@@ -65,5 +65,7 @@ void console_write(struct console *c, const void *data, uint32_t len);
 /* One byte; false when none came in time. */
 bool console_read(struct console *c, uint8_t *ret_byte, unsigned int timeout_ms);
 bool console_read_line(struct console *c, char *ret_line, size_t size, unsigned int timeout_ms);
+/* Has the device say again what a port is; it does so by control messages. */
+void console_ask(struct console *c, uint32_t port);
 /* Handles the control messages that have come, without waiting. */
 void console_poll_control(struct console *c);

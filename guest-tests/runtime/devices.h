@@ -19,12 +19,21 @@ struct test_device {
 	void (*settle)(void);
 	/* One piece of work done and checked; fails the test otherwise. */
 	void (*check)(void);
+	/* Hands it one request, the end of which it announces in this queue. */
+	void (*request)(void);
+	struct virtq *announces;
+	/* Takes what was announced. */
+	void (*collect)(void);
 	/* Memory the device may write to under load(). */
 	uint8_t *buffer;
 	size_t buffer_len;
 };
 
 #define N_TEST_DEVICES 3
+
+/* A request of an idle device whose end is announced by the queue's own interrupt, or the test
+ * fails. */
+void test_device_interrupt(const struct test_device *d);
 
 /* Finds disk, console and rng; the disk's sector 0 must hold the bytes 0, 1, 2 … */
 struct test_device *test_devices(void);

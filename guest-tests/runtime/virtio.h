@@ -130,6 +130,8 @@ void virtq_kick(struct virtq *q);
 /* Takes one used entry: its head, or -1 when there is none. */
 int virtq_take(struct virtq *q, uint32_t *ret_len);
 bool virtq_has_used(const struct virtq *q);
+/* Asks for an interrupt at the next completion. What came before is seen by the caller's check. */
+void virtq_want_interrupt(struct virtq *q);
 /* Sleeps for the next used entry, by interrupt or polling as the queue was set up. */
 int virtq_wait(struct virtq *q, uint32_t *ret_len, unsigned int timeout_ms);
 

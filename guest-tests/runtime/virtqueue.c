@@ -220,8 +220,7 @@ int virtq_take(struct virtq *q, uint32_t *ret_len)
 	return (int)entry.id;
 }
 
-/* Asks for an interrupt at the next completion. What came before is seen by the caller's check. */
-static void want_interrupt(struct virtq *q)
+void virtq_want_interrupt(struct virtq *q)
 {
 	if (q->polled || !virtio_has(q->dev, VIRTIO_F_EVENT_IDX))
 		return;
@@ -235,7 +234,7 @@ int virtq_wait(struct virtq *q, uint32_t *ret_len, unsigned int timeout_ms)
 
 	if (virtq_has_used(q))
 		return virtq_take(q, ret_len);
-	want_interrupt(q);
+	virtq_want_interrupt(q);
 	if (q->polled)
 		met = POLL_UNTIL(virtq_has_used(q), timeout_ms);
 	else

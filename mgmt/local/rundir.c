@@ -23,6 +23,7 @@
 
 /* How long a VMM that was just killed may take to give its memory and disks back. */
 #define RUNDIR_DYING_MS 500
+#define STEP_MS         5
 #define RUNDIR_TRIES    1000
 
 static const char *const rundir_files[] = {
@@ -138,7 +139,13 @@ static int lock_take(struct rundir *dir)
 	if (gone.fd >= 0)
 		poll(&gone, 1, RUNDIR_DYING_MS);
 	fd_close(gone.fd);
-	return lock_try(dir->lock_fd);
+	/* Whose launcher was killed before it could note the pid gives nothing to wait for. */
+	for (int waited = 0; (r = lock_try(dir->lock_fd)) == -EBUSY && !pid; waited += STEP_MS) {
+		if (waited >= RUNDIR_DYING_MS)
+			break;
+		poll(NULL, 0, STEP_MS);
+	}
+	return r;
 }
 
 /* The directory may have been removed between our opening and our lock. */

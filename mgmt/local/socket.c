@@ -6,6 +6,7 @@
 #include "mgmt/local/socket.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -15,6 +16,8 @@
 #include "base/fd.h"
 
 #define SOCKET_BACKLOG 16
+#define DYING_MS       500
+#define STEP_MS        5
 
 static int address_set(struct sockaddr_un *address, const char *path)
 {
@@ -48,11 +51,16 @@ void socket_remove_dead(const char *path)
 
 	if (lstat(path, &st) < 0 || !S_ISSOCK(st.st_mode))
 		return;
-	fd = socket_connect(path);
+	/* The kernel takes a killed VMM's ring apart a while after the VMM; until then its socket
+	 * answers. */
+	for (int waited = 0; (fd = socket_connect(path)) >= 0; waited += STEP_MS) {
+		fd_close(fd);
+		if (waited >= DYING_MS)
+			return;
+		poll(NULL, 0, STEP_MS);
+	}
 	if (fd == -ECONNREFUSED)
 		unlink(path);
-	if (fd >= 0)
-		fd_close(fd);
 }
 
 static int socket_bind(int fd, const struct sockaddr_un *address)

@@ -78,6 +78,14 @@ def corral_version():
     return first_line([core.corral_vmm(), "--version"])
 
 
+def load():
+    """What else runs here takes from short times more than from long ones: say so."""
+    words = read("/proc/loadavg").split()[:3]
+    busy = words and float(words[0]) > os.cpu_count() / 2
+    warning = ": BUSY, times of a few ms are not to be trusted" if busy else ""
+    return f"{' '.join(words)} on {os.cpu_count()} CPUs{warning}"
+
+
 def facts():
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -87,7 +95,8 @@ def facts():
         "KVM": kvm(),
         "kernel": f"{platform.release()} {platform.machine()}",
         "distribution": distribution(),
-        "load at the start": read("/proc/loadavg").rsplit(" ", 2)[0],
+        "load at the start": load(),
+        "priority": f"nice {os.getpriority(os.PRIO_PROCESS, 0)}",
         "Corral": f"{corral_version()}, build {core.build_type()}, commit " +
                   first_line(["git", "-C", core.TREE, "-c", "safe.directory=*", "describe", "--always", "--dirty"]),
         "QEMU": first_line(["qemu-system-x86_64", "--version"]),

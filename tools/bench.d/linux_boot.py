@@ -30,6 +30,7 @@ NOT_SERIAL = "but for the serial port"
 REASONS = {2: "other port", 6: "MMIO", 5: "halt", 10: "interrupted", 7: "irq window", 24: "system event"}
 SERIAL = "kvm:kvm_pio/port>=0x3f8&&port<=0x3ff"
 BOOT_LIMIT_S = 180
+LAB_RETRIES = 4
 
 
 def commands(files):
@@ -82,42 +83,77 @@ def exits(command, directory):
     return {"total": counts[KVM_EXIT], **{name: n for name, n in reasons.items() if n}}
 
 
-def boots(files, runs, directory):
-    """What the emulated host is asked to do. Its first boots put the files into its memory: not counted."""
+def boots(files, runs, directory, result, save):
+    """Adds what is missing to `result`, and saves it after each step: an emulated host may lock up, and
+    the next one goes on from there. The first boots put the files into its memory: their time is not
+    counted."""
     need_kvm()
-    programs, result = commands(files), {"times": [], "exits": {}, "lines": {}, "missing": []}
+    programs = commands(files)
+    result["starts"] += 1
+    save()
     for who, command in programs.items():
+        if who in result["exits"] or who in result["missing"]:
+            continue
         say(f"{NAME}: {who}, a first time, counting exits")
         try:
             result["exits"][who] = exits(command, directory)
         except Unavailable as why:
-            result["missing"].append(f"exits of {who} were not counted: {why}")
-            boot(command)
-    for i in range(runs):
-        say(f"{NAME}: run {i + 1} of {runs}")
+            result["missing"][who] = f"exits of {who} were not counted: {why}"
+        save()
+    while len(result["times"]) < runs:
+        say(f"{NAME}: run {len(result['times']) + 1} of {runs}")
+        turn = {}
         for who, command in programs.items():
             init, off, result["lines"][who] = boot(command)
-            result["times"].append([who, init, off])
-    return result
+            turn[who] = [init, off]
+        result["times"].append(turn)
+        save()
+
+
+def nothing_yet():
+    return {"starts": 0, "times": [], "exits": {}, "lines": {}, "missing": {}}
+
+
+def load(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def store(path, value):
+    """Whole or not at all, and out of the emulated host's memory."""
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(path + ".new", path)
 
 
 def in_lab(files, runs, directory):
-    order = os.path.join(directory, "order.json")
-    with open(order, "w", encoding="utf-8") as file:
-        json.dump({"files": files, "runs": runs}, file)
+    order, found = os.path.join(directory, "order.json"), os.path.join(directory, "found.json")
+    store(order, {"files": files, "runs": runs})
+    store(found, nothing_yet())
     limit = 300 + (runs + 1) * 2 * 60
-    lab = os.path.join(core.TREE, "tools/lab")
+    command = [os.path.join(core.TREE, "tools/lab"), "--timeout", str(limit), "--retries", str(LAB_RETRIES),
+               "--share", directory, "--", sys.executable, "-B", os.path.realpath(__file__), order, found]
     environment = {**os.environ, "CORRAL_BUILD": core.BUILD}
-    with subprocess.Popen([lab, "--timeout", str(limit), "--share", directory, "--", sys.executable, "-B",
-                           os.path.realpath(__file__), order], stdin=subprocess.DEVNULL, env=environment) as process:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment) as process:
         try:
             status = process.wait()
         finally:
             process.terminate()  # it ends its emulated host; nothing if it has ended
+    result = load(found)
+    if not result["times"]:
+        raise Unavailable(f"tools/lab ended with status {status} before anything was measured")
     if status != 0:
-        raise Unavailable(f"tools/lab ended with status {status}")
-    with open(order, encoding="utf-8") as file:
-        return json.load(file)
+        result["missing"]["lab"] = (f"tools/lab ended with status {status}: {len(result['times'])} of {runs} runs "
+                                    "were done")
+    return result
+
+
+def on_host(files, runs, directory):
+    result = nothing_yet()
+    boots(files, runs, directory, result, lambda: None)
+    return result
 
 
 def images(directory):
@@ -129,13 +165,14 @@ def images(directory):
 
 
 def fill(group, result):
-    for who, init, off in result["times"]:
-        group.add(INIT, "s", who, init)
-        group.add(OFF, "s", who, off)
+    for turn in result["times"]:
+        for who, (init, off) in turn.items():
+            group.add(INIT, "s", who, init)
+            group.add(OFF, "s", who, off)
     for what in (INIT, OFF):
         group.bar(f"{what}, of QEMU microvm's", "<=", 1.0, group.median(what, OURS) / group.median(what, QEMU),
                   line=(what, group.median(what, QEMU)))
-    for text in result["missing"]:
+    for text in result["missing"].values():
         group.lacks(text)
     for who, counts in result["exits"].items():
         total = counts.pop("total")
@@ -157,33 +194,34 @@ def measure(runs, _directory):
     group.method = [
         "Debian's cloud kernel (bzImage) and an initrd, the same files, command line, one CPU, "
         f"{MEMORY_MIB} MiB, serial console into a pipe, one virtio disk over PCI; taking turns.",
-        "On this host's KVM." if hardware else "In one start of the emulated host of tools/lab, on its KVM (AMD SVM in "
+        "On this host's KVM." if hardware else "In the emulated host of tools/lab, on its KVM (AMD SVM in "
         "software): seconds mean nothing by themselves, ratios do.",
         "Exits are the kernel's kvm:kvm_userspace_exit, counted in a boot of their own.",
     ]
     with tempfile.TemporaryDirectory(prefix="corral-bench-") as directory:
         files = images(directory)
-        fill(group, boots(files, runs, directory) if hardware else in_lab(files, runs, directory))
+        result = on_host(files, runs, directory) if hardware else in_lab(files, runs, directory)
+    fill(group, result)
+    if result["starts"] > 1:
+        group.method.append(f"The emulated host locked up and was started {result['starts']} times; each run is "
+                            "whole, in one start.")
     if hardware:
         group.bar("exec to /init on real hardware", "<=", 0.125, group.median(INIT, OURS), "s")
     return group
 
 
-def main(path):
-    with open(path, encoding="utf-8") as file:
-        order = json.load(file)
+def main(order_path, found_path):
+    order, result = load(order_path), load(found_path)
     files = order["files"]
     try:
         with tempfile.TemporaryDirectory() as directory:  # in memory, there
             files["disk"] = shutil.copy(files["disk"], directory)
-            result = boots(files, order["runs"], directory)
+            boots(files, order["runs"], directory, result, lambda: store(found_path, result))
     except Unavailable as why:
         say(f"{NAME}: {why}")
         return 1
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(result, file)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

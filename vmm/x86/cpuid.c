@@ -288,10 +288,8 @@ static int tell(int vcpu_fd, const struct kvm_cpuid2 *supported, const struct cp
 	return 0;
 }
 
-int cpuid_setup(const struct kvm *kvm, int vcpu_fd, uint32_t index, uint32_t n_vcpus,
-		struct error *err)
+int cpuid_setup(struct kvm *kvm, int vcpu_fd, uint32_t index, uint32_t n_vcpus, struct error *err)
 {
-	_cleanup_(freep) struct kvm_cpuid2 *supported = table_new();
 	struct cpuid_policy policy = {
 		.index = index,
 		.n_cpus = n_vcpus,
@@ -299,11 +297,15 @@ int cpuid_setup(const struct kvm *kvm, int vcpu_fd, uint32_t index, uint32_t n_v
 	};
 	int r;
 
-	if (!supported)
-		return no_memory(&policy, err);
-	r = kvm_request(kvm->fd, KVM_GET_SUPPORTED_CPUID, supported);
-	if (r < 0)
-		return error_set(err, r, "cannot ask KVM for the features of a vCPU: %s",
-				 strerror(-r));
-	return tell(vcpu_fd, supported, &policy, err);
+	/* Some hundred microseconds, so it is asked once for all vCPUs. */
+	if (!kvm->cpuid) {
+		kvm->cpuid = table_new();
+		if (!kvm->cpuid)
+			return no_memory(&policy, err);
+		r = kvm_request(kvm->fd, KVM_GET_SUPPORTED_CPUID, kvm->cpuid);
+		if (r < 0)
+			return error_set(err, r, "cannot ask KVM for the features of a vCPU: %s",
+					 strerror(-r));
+	}
+	return tell(vcpu_fd, kvm->cpuid, &policy, err);
 }

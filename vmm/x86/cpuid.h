@@ -29,5 +29,5 @@ int cpuid_apply(const struct kvm_cpuid2 *supported, const struct cpuid_policy *p
 		struct kvm_cpuid2 *ret, uint32_t max) __must_check;
 
 /* Asks KVM, applies the above, tells the vCPU. */
-int cpuid_setup(const struct kvm *kvm, int vcpu_fd, uint32_t index, uint32_t n_vcpus,
+int cpuid_setup(struct kvm *kvm, int vcpu_fd, uint32_t index, uint32_t n_vcpus,
 		struct error *err) __must_check;

@@ -13,6 +13,8 @@
 #define MSR_TSC_ADJUST    0x3bu
 #define MSR_MISC_ENABLE   0x1a0u
 #define MSR_MTRR_DEF_TYPE 0x2ffu
+#define MSR_MTRR_MASK0    0x201u
+#define MTRR_RANGES       8
 #define MTRR_ENABLE       (1u << 11)
 #define MTRR_WRITE_BACK   6u
 #define MISC_FAST_STRING  1u
@@ -38,16 +40,23 @@ static int set_msr(int fd, uint32_t index, uint64_t value)
 	return kvm_request(fd, KVM_SET_MSRS, &msrs);
 }
 
-int vcpu_state_setup(const struct kvm *kvm, int vcpu_fd, uint32_t index, uint32_t n_vcpus,
+/* What a PC's firmware leaves behind; a KVM without these registers does without. */
+static void firmware_msrs(int vcpu_fd)
+{
+	(void)set_msr(vcpu_fd, MSR_MTRR_DEF_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK);
+	for (uint32_t i = 0; i < MTRR_RANGES; i++)
+		(void)set_msr(vcpu_fd, MSR_MTRR_MASK0 + 2 * i, 0);
+	(void)set_msr(vcpu_fd, MSR_MISC_ENABLE, MISC_FAST_STRING);
+}
+
+int vcpu_state_setup(struct kvm *kvm, int vcpu_fd, uint32_t index, uint32_t n_vcpus,
 		     struct error *err)
 {
 	int r = cpuid_setup(kvm, vcpu_fd, index, n_vcpus, err);
 
 	if (r < 0)
 		return r;
-	/* What a PC's firmware leaves behind; a KVM without these registers does without. */
-	(void)set_msr(vcpu_fd, MSR_MTRR_DEF_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK);
-	(void)set_msr(vcpu_fd, MSR_MISC_ENABLE, MISC_FAST_STRING);
+	firmware_msrs(vcpu_fd);
 	return 0;
 }
 
@@ -72,8 +81,11 @@ static int msrs_get(const struct kvm *kvm, int vcpu_fd, struct kvm_msrs **ret_ms
 		return -ENOMEM;
 	}
 	list->nmsrs = VCPU_MSRS_MAX;
-	if (kvm_request(kvm->fd, KVM_GET_MSR_INDEX_LIST, list) < 0)
-		list->nmsrs = 0;
+	/* Without the list a reset would leave the last kernel's registers in force. */
+	if (kvm_request(kvm->fd, KVM_GET_MSR_INDEX_LIST, list) < 0) {
+		free(msrs);
+		return -E2BIG;
+	}
 	for (uint32_t i = 0; i < list->nmsrs; i++)
 		if (!is_time(list->indices[i]))
 			msrs->entries[n++].index = list->indices[i];
@@ -99,6 +111,20 @@ static int msrs_get(const struct kvm *kvm, int vcpu_fd, struct kvm_msrs **ret_ms
 	return 0;
 }
 
+/* The registers beyond x87 and SSE too, where KVM has them in this form; else NULL. */
+static void *xsave_get(const struct kvm *kvm, int fd)
+{
+	int size = kvm_capability(kvm, KVM_CAP_XSAVE2);
+	void *xsave = calloc(1, MAX((size_t)size, sizeof(struct kvm_xsave)));
+
+	if (!xsave || !kvm_capability(kvm, KVM_CAP_XSAVE) ||
+	    kvm_request(fd, size > 0 ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, xsave) < 0) {
+		free(xsave);
+		return NULL;
+	}
+	return xsave;
+}
+
 int vcpu_state_get(const struct kvm *kvm, int fd, struct vcpu_state *state, struct error *err)
 {
 	int r;
@@ -116,6 +142,7 @@ int vcpu_state_get(const struct kvm *kvm, int fd, struct vcpu_state *state, stru
 		return failed(err, r, "run state");
 	if ((r = kvm_ioctl(fd, KVM_GET_VCPU_EVENTS, &state->events)) < 0)
 		return failed(err, r, "pending events");
+	state->xsave = xsave_get(kvm, fd);
 	state->has_xcrs = kvm_ioctl(fd, KVM_GET_XCRS, &state->xcrs) == 0;
 	state->has_debugregs = kvm_ioctl(fd, KVM_GET_DEBUGREGS, &state->debugregs) == 0;
 	r = msrs_get(kvm, fd, &state->msrs);
@@ -134,20 +161,28 @@ static void msrs_set(int fd, struct kvm_msrs *msrs)
 int vcpu_state_set(int fd, const struct vcpu_state *state, struct error *err)
 {
 	struct vcpu_state copy = *state;
+	struct kvm_mp_state pending;
 	int r;
+
+	/* Asking takes in a start-up message that is under way, so that it does not arrive after.
+	 */
+	(void)kvm_ioctl(fd, KVM_GET_MP_STATE, &pending);
 
 	/* The local APIC's mode is in a system register, so those go first. */
 	if ((r = kvm_ioctl(fd, KVM_SET_SREGS, &copy.sregs)) < 0)
 		return failed(err, r, "system registers");
 	if ((r = kvm_ioctl(fd, KVM_SET_REGS, &copy.regs)) < 0)
 		return failed(err, r, "registers");
-	if ((r = kvm_ioctl(fd, KVM_SET_FPU, &copy.fpu)) < 0)
+	r = copy.xsave ? kvm_request(fd, KVM_SET_XSAVE, copy.xsave)
+		       : kvm_ioctl(fd, KVM_SET_FPU, &copy.fpu);
+	if (r < 0)
 		return failed(err, r, "floating-point state");
 	if (copy.has_xcrs && (r = kvm_ioctl(fd, KVM_SET_XCRS, &copy.xcrs)) < 0)
 		return failed(err, r, "extended control registers");
 	if (copy.has_debugregs && (r = kvm_ioctl(fd, KVM_SET_DEBUGREGS, &copy.debugregs)) < 0)
 		return failed(err, r, "debug registers");
 	msrs_set(fd, copy.msrs);
+	firmware_msrs(fd);
 	if ((r = kvm_ioctl(fd, KVM_SET_LAPIC, &copy.lapic)) < 0)
 		return failed(err, r, "local interrupt controller");
 	if ((r = kvm_ioctl(fd, KVM_SET_VCPU_EVENTS, &copy.events)) < 0)
@@ -160,6 +195,7 @@ int vcpu_state_set(int fd, const struct vcpu_state *state, struct error *err)
 void vcpu_state_deinit(struct vcpu_state *state)
 {
 	free(take_ptr(state->msrs));
+	free(take_ptr(state->xsave));
 }
 
 int vcpu_state_enter(int fd, const struct boot_entry *entry, struct error *err)

@@ -23,11 +23,13 @@ struct vcpu_state {
 	struct kvm_debugregs debugregs;
 	struct kvm_lapic_state lapic;
 	struct kvm_msrs *msrs; /* owned */
+	/* Owned: struct kvm_xsave, longer where the host has more state; NULL: fpu is all. */
+	void *xsave;
 	bool has_xcrs, has_debugregs;
 };
 
 /* CPUID and the MSRs firmware would have set. */
-int vcpu_state_setup(const struct kvm *kvm, int vcpu_fd, uint32_t index, uint32_t n_vcpus,
+int vcpu_state_setup(struct kvm *kvm, int vcpu_fd, uint32_t index, uint32_t n_vcpus,
 		     struct error *err) __must_check;
 int vcpu_state_get(const struct kvm *kvm, int vcpu_fd, struct vcpu_state *state,
 		   struct error *err) __must_check;
