@@ -21,7 +21,6 @@
 #define PCI_CAPABILITIES   0x34
 #define PCI_FIRST_CAP      0x40
 
-#define IO_CONFIG_ADDRESS  0xcf8
 #define IO_CONFIG_DATA     0xcfc
 #define CONFIG_ENABLE      0x80000000u
 
@@ -381,7 +380,7 @@ int pci_root_init(struct pci_root *root, const struct pci_layout *layout, struct
 	r = pci_plug(root, &root->bridge, 0, err);
 	if (r < 0)
 		return r;
-	if ((r = bus_add(io, IO_CONFIG_ADDRESS, 4, &root->device, ROOT_ADDRESS)) < 0 ||
+	if ((r = bus_add(io, PCI_PORT_ADDRESS, 4, &root->device, ROOT_ADDRESS)) < 0 ||
 	    (r = bus_add(io, IO_CONFIG_DATA, 4, &root->device, ROOT_DATA)) < 0 ||
 	    (r = bus_add(mmio, layout->ecam, 1 << 20, &root->device, ROOT_ECAM)) < 0 ||
 	    (r = bus_add(mmio, layout->window, layout->window_size, &root->device, ROOT_WINDOW)) <

@@ -12,10 +12,11 @@
 #include "devices/bus.h"
 #include "devices/device.h"
 
-#define PCI_SLOTS       32
-#define PCI_CONFIG_SIZE 256
-#define PCI_BARS        6
-#define PCI_MSIX_MAX    80 /* vectors a function */
+#define PCI_PORT_ADDRESS 0xcf8 /* the latch: which register CFC is */
+#define PCI_SLOTS        32
+#define PCI_CONFIG_SIZE  256
+#define PCI_BARS         6
+#define PCI_MSIX_MAX     80 /* vectors a function */
 
 /* Vectors live in the kernel's interrupt routing; this is the guest-visible table. Migrates. */
 struct msix_vector {

@@ -107,6 +107,8 @@ static int pci_setup(struct board *board, struct error *err)
 	if (r < 0)
 		return r;
 	add(board, &board->pci.device);
+	kvm_post_port(&board->kvm, PCI_PORT_ADDRESS, 4);
+	kvm_post_port(&board->kvm, RTC_PORT, 1);
 	return 0;
 }
 

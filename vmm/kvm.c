@@ -262,6 +262,14 @@ int kvm_init(struct kvm *kvm, int fd, struct error *err)
 	return 0;
 }
 
+void kvm_post_port(const struct kvm *kvm, uint16_t port, uint32_t size)
+{
+	struct kvm_coalesced_mmio_zone zone = {.addr = port, .size = size, .pio = 1};
+
+	if (kvm_capability(kvm, KVM_CAP_COALESCED_PIO))
+		(void)kvm_ioctl(kvm->vm_fd, KVM_REGISTER_COALESCED_MMIO, &zone);
+}
+
 int kvm_set_memory(struct kvm *kvm, const struct guest_memory *memory, struct error *err)
 {
 	int r;

@@ -65,5 +65,12 @@ int kvm_set_memory(struct kvm *kvm, const struct guest_memory *memory,
 /* The interrupt controller as it was at power-on. Parked. */
 int kvm_reset(struct kvm *kvm, struct error *err) __must_check;
 
+/*
+ * Writes to these ports are posted: they wait in a ring for the next exit of any vCPU instead of
+ * being one. For index registers, which mean nothing before the access that follows. A KVM without
+ * it goes on exiting.
+ */
+void kvm_post_port(const struct kvm *kvm, uint16_t port, uint32_t size);
+
 /* KVM_CHECK_EXTENSION of the VM; 0: lacks it. */
 int kvm_capability(const struct kvm *kvm, int capability);

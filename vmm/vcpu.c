@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/atomic.h"
 #include "base/fd.h"
 #include "base/log.h"
 
@@ -131,6 +132,27 @@ static void vcpu_exit(struct vcpu *vcpu)
 	}
 }
 
+#define POSTED_MAX \
+	((4096 - sizeof(struct kvm_coalesced_mmio_ring)) / sizeof(struct kvm_coalesced_mmio))
+
+/* What was written to index ports before the exit at hand takes effect before it. */
+static void posted_drain(struct vcpu_group *group)
+{
+	struct kvm_coalesced_mmio_ring *ring = group->posted;
+
+	if (!ring || load_acquire(&ring->last) == load_relaxed(&ring->first))
+		return;
+	pthread_mutex_lock(&group->posted_lock);
+	while (load_acquire(&ring->last) != ring->first) {
+		const struct kvm_coalesced_mmio *write = &ring->coalesced_mmio[ring->first];
+
+		bus_write(write->pio ? group->io : group->mmio, write->phys_addr, write->data,
+			  write->len);
+		store_release(&ring->first, (ring->first + 1) % POSTED_MAX);
+	}
+	pthread_mutex_unlock(&group->posted_lock);
+}
+
 /* In the guest, out of it, until the group is to stop. */
 static void vcpu_run(struct vcpu *vcpu)
 {
@@ -138,6 +160,7 @@ static void vcpu_run(struct vcpu *vcpu)
 		int r = ioctl(vcpu->fd, KVM_RUN, 0);
 
 		if (r == 0) {
+			posted_drain(vcpu->group);
 			vcpu_exit(vcpu);
 		} else if (errno == EINTR || errno == EAGAIN) {
 			/* A vCPU that waits for its start-up message comes back with EAGAIN. */
@@ -154,6 +177,7 @@ static void vcpu_run(struct vcpu *vcpu)
 	vcpu->run->immediate_exit = 1;
 	while (ioctl(vcpu->fd, KVM_RUN, 0) == 0)
 		vcpu_exit(vcpu);
+	posted_drain(vcpu->group);
 }
 
 /* Waits until it may run. False: the end. */
@@ -269,7 +293,10 @@ int vcpu_group_init(struct vcpu_group *group, struct kvm *kvm, uint32_t n_vcpus,
 		    const struct bus *io, const struct bus *mmio, struct vcpu_listener *listener,
 		    struct error *err)
 {
+	uint32_t ring_page;
+
 	*group = (struct vcpu_group){.kvm = kvm, .io = io, .mmio = mmio, .listener = listener};
+	pthread_mutex_init(&group->posted_lock, NULL);
 	pthread_mutex_init(&group->lock, NULL);
 	pthread_cond_init(&group->changed, NULL);
 	group->stop = true;
@@ -291,6 +318,11 @@ int vcpu_group_init(struct vcpu_group *group, struct kvm *kvm, uint32_t n_vcpus,
 		if (r < 0)
 			return r;
 	}
+	ring_page = kvm_capability(kvm, KVM_CAP_COALESCED_PIO)
+			    ? kvm_capability(kvm, KVM_CAP_COALESCED_MMIO)
+			    : 0;
+	if (ring_page > 0 && (ring_page + 1) * 4096 <= kvm->run_size)
+		group->posted = (void *)((uint8_t *)group->vcpus[0].run + ring_page * 4096);
 	return 0;
 }
 

@@ -64,6 +64,11 @@ struct vcpu_group {
 	uint32_t n_vcpus;
 	struct vcpu *vcpus; /* owned */
 
+	/* Posted port writes, of all vCPUs in their order; NULL: KVM has no such ring. Shared with
+	 * the kernel; emptied under its lock, which comes before devices'. */
+	struct kvm_coalesced_mmio_ring *posted; /* borrowed: in vCPU 0's mapping */
+	pthread_mutex_t posted_lock;
+
 	pthread_mutex_t lock; /* the next three */
 	pthread_cond_t changed;
 	enum vcpu_wish wish;
