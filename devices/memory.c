@@ -59,7 +59,11 @@ static void *map_aligned(uint64_t size, int flags, int fd)
 		munmap(base, start - base);
 	if (start < base + step)
 		munmap(start + size, base + step - start);
-	return mmap(start, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0);
+	if (mmap(start, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0) == MAP_FAILED) {
+		munmap(start, size);
+		return MAP_FAILED;
+	}
+	return start;
 }
 
 static int region_map(struct memory_region *region, const struct memory_options *options,
@@ -68,6 +72,7 @@ static int region_map(struct memory_region *region, const struct memory_options 
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 	void *host;
 
+	assert(options->kind != MEMORY_PRIVATE_FILE); /* snapshots will map it */
 	if (options->kind == MEMORY_SHARED) {
 		region->fd = memfd_create("guest-memory", MFD_CLOEXEC);
 		if (region->fd < 0 || ftruncate(region->fd, region->size) < 0)

@@ -71,6 +71,7 @@ static void compare(const char *name, const char *what, const void *is, const vo
 
 static void expect_unchanged(const struct test_device *d, const struct visible *was)
 {
+	memset(&after, 0, sizeof(after));
 	look(d->dev, &after);
 	GUEST_ASSERT(after.status == was->status, "%s: status 0x%x", d->name, after.status);
 	GUEST_ASSERT(after.config_vector == was->config_vector, "%s: configuration vector 0x%x",

@@ -125,6 +125,14 @@ static void config_read(struct virtio_device *virtio, uint32_t offset, void *dat
 	memcpy(data, (uint8_t *)&config + offset, len);
 }
 
+/* The part of the data that is still to come, or has just come: before it is skipped. */
+static void data_mark(struct blk_queue *queue, const struct request *request)
+{
+	for (uint32_t i = 0; i < request->n_data; i++)
+		memory_mark_host(queue->blk->virtio.memory, request->data[i].iov_base,
+				 request->data[i].iov_len);
+}
+
 /* Gives the request back to the guest; the queue is published once per turn. */
 static void request_end(struct blk_queue *queue, struct request *request,
 			enum request_status status)
@@ -133,12 +141,8 @@ static void request_end(struct blk_queue *queue, struct request *request,
 	bool in = request->header.type == T_IN || request->header.type == T_GET_ID;
 	uint32_t written = 1;
 
-	if (in && status == S_OK) {
-		for (uint32_t i = 0; i < request->chain.n_in; i++)
-			memory_mark_host(memory, request->iov[request->chain.n_out + i].iov_base,
-					 request->iov[request->chain.n_out + i].iov_len);
+	if (in && status == S_OK)
 		written += request->bytes;
-	}
 	if (status != S_OK)
 		queue->counters.errors++;
 	*request->status = status;
@@ -263,6 +267,7 @@ static void request_id(struct blk_queue *queue, struct request *request)
 	/* A shorter buffer gets the beginning (5.2.6.1). */
 	request->bytes = MIN(request->bytes, (uint64_t)BLK_ID_SIZE);
 	chain_write(&request->chain, 0, queue->blk->id, request->bytes);
+	data_mark(queue, request);
 	request_end(queue, request, S_OK);
 }
 
@@ -432,6 +437,9 @@ static void request_step(struct blk_queue *queue, struct request *request, int32
 	uint32_t type = request->header.type;
 	bool more = false;
 
+	/* What failed half-way has written, too. */
+	if (type == T_IN)
+		data_mark(queue, request);
 	if (result < 0) {
 		request_end(queue, request, result == -EOPNOTSUPP ? S_UNSUPPORTED : S_IOERR);
 		return;

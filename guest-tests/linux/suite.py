@@ -32,7 +32,8 @@ class Files:
     """What guests are made of, and a place for the files of this run."""
 
     def __init__(self, options):
-        for name in ("corral", "vmm", "kernel", "vmlinux", "initrd", "busybox", "debian"):
+        for name in ("corral", "vmm", "kernel", "vmlinux", "initrd", "busybox", "debian",
+                     "known"):
             setattr(self, name, getattr(options, name))
         self.version = re.sub(r"^vmlinuz-", "", os.path.basename(self.kernel))
         self.emulated = os.path.exists("/run/lab/control/started")
