@@ -85,10 +85,16 @@ void guest_main(struct guest_boot *boot)
 #define CALLS         200
 #define CALLS_IN_TIME 198
 #define BATCHES       5
-#define TIME_US       10000
-#define LINE_MAX      65536 /* of the protocol */
-#define CLIENTS_MAX   16
-#define SETTLE_MS     3000
+#ifdef CORRAL_SANITIZED
+#define TIME_US 100000 /* not what is measured there */
+#else
+#define TIME_US 10000
+#endif
+#define LINE_MAX    65536 /* of the protocol */
+#define CLIENTS_MAX 16
+#define N_CLIENTS   20
+#define OTHERS      2 /* threads that may want a CPU beside the vCPUs: this one, the VMM's main */
+#define SETTLE_MS   3000
 
 static struct vm *vm;
 static unsigned int n_wrong;
@@ -174,6 +180,14 @@ static void check_refused(struct client *c, const char *text, const char *code, 
 	json_decref(answer);
 }
 
+/* Whether the VMM has not hung up so far. */
+static bool is_open(const struct client *c)
+{
+	char byte;
+
+	return recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}
+
 static void check_closed(struct client *c, const char *after)
 {
 	char line[LINE_MAX];
@@ -208,31 +222,71 @@ static int compare(const void *a, const void *b)
 	return (*x > *y) - (*x < *y);
 }
 
-static bool batch_in_time(void)
+/* Threads of this machine that want a CPU now; 0: not known. */
+static unsigned int runnable(void)
 {
-	static unsigned int us[CALLS];
+	FILE *f = fopen("/proc/loadavg", "re");
+	unsigned int n = 0;
 
-	for (unsigned int i = 0; i < CALLS; i++) {
-		unsigned int start = now_us();
-
-		json_decref(vm_call(vm, i % 2 ? "counters" : "status", NULL));
-		us[i] = now_us() - start;
-		/* Spread over the guest's work. */
-		poll(NULL, 0, 1);
-	}
-	qsort(us, CALLS, sizeof(us[0]), compare);
-	printf("%d calls: median %u us, 99%% within %u us, longest %u us\n", CALLS, us[CALLS / 2],
-	       us[CALLS_IN_TIME - 1], us[CALLS - 1]);
-	return us[CALLS_IN_TIME - 1] < TIME_US;
+	if (f && fscanf(f, "%*f %*f %*f %u/", &n) != 1)
+		n = 0;
+	if (f)
+		fclose(f);
+	return n;
 }
 
-/* Others use this machine too: one undisturbed batch shows what the VMM can do. */
+static unsigned int call_us(const char *method)
+{
+	unsigned int start = now_us();
+
+	json_decref(vm_call(vm, method, NULL));
+	return now_us() - start;
+}
+
+/* Sorted, with a line about them; the time in which 99% are done. */
+static unsigned int judge_times(const char *what, unsigned int us[CALLS])
+{
+	qsort(us, CALLS, sizeof(us[0]), compare);
+	printf("%d %s: median %u us, 99%% within %u us, longest %u us\n", CALLS, what,
+	       us[CALLS / 2], us[CALLS_IN_TIME - 1], us[CALLS - 1]);
+	return us[CALLS_IN_TIME - 1];
+}
+
+enum verdict { IN_TIME, LATE, DISTURBED };
+
+static enum verdict batch(void)
+{
+	static unsigned int us[CALLS];
+	unsigned int n_runnable = 0, most;
+
+	for (unsigned int i = 0; i < CALLS; i++) {
+		us[i] = call_us(i % 2 ? "counters" : "status");
+		/* Spread over the guest's work. */
+		poll(NULL, 0, 1);
+		n_runnable += runnable();
+	}
+	most = judge_times("calls", us);
+	CHECK(us[CALLS / 2] < TIME_US, "the median call takes %u us", us[CALLS / 2]);
+	printf("%u.%u threads wanted a CPU\n", n_runnable / CALLS, n_runnable * 10 / CALLS % 10);
+	if (most < TIME_US)
+		return IN_TIME;
+	return n_runnable > (N_CPUS + OTHERS) * CALLS ? DISTURBED : LATE;
+}
+
+/* One batch shows what the VMM can do, unless others keep the machine busy all the time. */
 static void answers_in_time(void)
 {
-	for (unsigned int i = 0; i < BATCHES; i++)
-		if (batch_in_time())
+	unsigned int n_late = 0;
+
+	for (unsigned int i = 0; i < BATCHES; i++) {
+		enum verdict v = batch();
+
+		if (v == IN_TIME)
 			return;
-	CHECK(false, "in no batch 99%% of the calls were answered within %d us", TIME_US);
+		n_late += v == LATE;
+	}
+	CHECK(n_late == 0, "in no batch 99%% of the calls were answered within %d us", TIME_US);
+	printf("left out: the time of 99%%, this machine is busy with other things\n");
 }
 
 static uint64_t counter(const char *group, const char *name, const char *of)
@@ -453,35 +507,48 @@ static void check_fds(pid_t vmm, unsigned int before, const char *after)
 	      before);
 }
 
+static void expect_event(struct client *c, const char *name);
+
+/*
+ * Sixteen places. A newcomer gets one always: that of the client that has been silent longest, but
+ * not of one that listens for events.
+ */
 static void serves_sixteen(void)
 {
-	static struct client clients[20];
-	unsigned int n_served = 0, n_closed = 0;
+	static struct client clients[N_CLIENTS], listener;
+	unsigned int n_closed = 0;
+	char line[LINE_MAX];
 
-	/* The test's own connection is one of the sixteen. */
-	for (int i = 0; i < 20; i++)
+	client_open(&listener);
+	json_decref(client_ask(&listener, "{\"method\":\"events\"}\n"));
+	for (int i = 0; i < N_CLIENTS; i++) {
 		client_open(&clients[i]);
-	for (int i = 0; i < 20; i++) {
-		char line[LINE_MAX];
-		bool sent =
-			send(clients[i].fd, "{\"method\":\"status\"}\n", 20, MSG_NOSIGNAL) == 20;
-
-		if (sent && client_line(&clients[i], line, sizeof(line)))
-			n_served++;
-		else
-			n_closed++;
+		json_decref(client_ask(&clients[i], "{\"method\":\"status\"}\n"));
+		check_alive(); /* the test's own connection speaks, too */
 	}
-	printf("20 clients: %u served, %u closed\n", n_served, n_closed);
-	CHECK(n_served == CLIENTS_MAX - 1 && n_closed == 20 - n_served, "%u served", n_served);
-	for (int i = 0; i < 20; i++)
+	while (n_closed < N_CLIENTS && !is_open(&clients[n_closed]))
+		n_closed++;
+	printf("%d clients: the first %u were closed\n", N_CLIENTS, n_closed);
+	CHECK(n_closed == N_CLIENTS + 2 - CLIENTS_MAX, "%u closed", n_closed);
+	for (int i = n_closed; i < N_CLIENTS; i++)
+		json_decref(client_ask(&clients[i], "{\"method\":\"status\"}\n"));
+	json_decref(vm_call(vm, "pause", NULL));
+	json_decref(vm_call(vm, "resume", NULL));
+	expect_event(&listener, "paused");
+	expect_event(&listener, "running");
+	for (int i = 0; i < N_CLIENTS; i++) {
+		CHECK(i >= (int)n_closed || !client_line(&clients[i], line, sizeof(line)),
+		      "an answer from nobody");
 		client_close(&clients[i]);
+	}
+	client_close(&listener);
 	check_alive();
 }
 
 /* It is dropped once the VMM would have to keep too much for it; others wait for nothing. */
 static void drops_who_never_reads(void)
 {
-	static const char ask[] = "{\"method\":\"counters\"}\n";
+	static const char ask[] = "{\"method\":\"describe\"}\n";
 	struct client c;
 	unsigned int n = 0;
 	ssize_t r;
@@ -495,7 +562,7 @@ static void drops_who_never_reads(void)
 		if (r < 0 && errno != EAGAIN)
 			break;
 		n++;
-		if (n % 500 == 0)
+		if (n % 50 == 0)
 			check_alive();
 		CHECK(n < 100000, "the VMM keeps answers without end");
 	}

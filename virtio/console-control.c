@@ -28,13 +28,13 @@ struct control_message {
 _Static_assert(sizeof(struct control_message) == 8, "virtio 1.2, 5.3.6.2");
 
 /*
- * Rows come first. The specification has columns first, but Linux since 2.6.35, Debian's kernels
- * among them, reads rows first (a few releases around 6.15 follow the specification), and what
- * guests do counts. Without multiport the size is read from the configuration: no doubt there.
+ * Columns come first, as the specification has it and as Debian 12's kernel reads it today. Linux
+ * from 2.6.35 to 6.15 read rows first; without multiport the size is read from the configuration,
+ * where there never was a doubt.
  */
 struct resize_message {
 	struct control_message head;
-	uint16_t rows, columns;
+	uint16_t columns, rows;
 };
 
 struct name_message {

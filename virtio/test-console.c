@@ -210,8 +210,8 @@ static void expect_size(uint16_t columns, uint16_t rows)
 
 	cr_assert_eq(hear(&message, size), sizeof(message) + 4);
 	cr_assert_eq(message.event, RESIZE);
-	cr_assert_eq(size[0], rows, "Linux has rows first");
-	cr_assert_eq(size[1], columns);
+	cr_assert_eq(size[0], columns, "the specification has columns first");
+	cr_assert_eq(size[1], rows);
 }
 
 static void add_agent_port(void)

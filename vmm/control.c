@@ -354,8 +354,14 @@ static void client_serve(struct control_client *client)
 		}
 		json_decref(json);
 		memmove(client->in, end + 1, client->n_in);
+		/*
+		 * A descriptor may come in together with lines before its own; once all that came
+		 * has been served, nobody wanted it.
+		 */
 		if (client->n_in > 0)
 			loop_post(&client->source, 0);
+		else
+			client->passed_fd = fd_close(client->passed_fd);
 	}
 }
 

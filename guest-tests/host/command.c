@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -115,8 +114,6 @@ void watch_what_stays(void)
 {
 	atexit(kill_children);
 	CHECK(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0, "%s", strerror(errno));
-	CHECK(mkdir(test_file("run"), 0755) == 0, "%s", strerror(errno));
-	setenv("CORRAL_RUN_DIRECTORY", test_file("run"), 1);
 }
 
 unsigned int run_directory_count(void)

@@ -17,10 +17,7 @@ struct command_result {
 /* argv up to NULL; argv[0] is looked up. It has 30 s. */
 void command_run(struct command_result *ret_result, const char *const *argv);
 
-/*
- * A run directory of the test's own, and every process whose parent dies becomes a child of this
- * one. Before the first VM is started.
- */
+/* From here on every process whose parent dies is a child of this one. Before the first VM. */
 void watch_what_stays(void);
 /* Fails unless nothing is left within the time: in the run directory, or of processes but `but`. */
 void check_nothing_stays(const char *after, pid_t but, unsigned int ms);

@@ -138,6 +138,9 @@ void test_init(int argc, char **argv)
 		exit(TEST_FAIL);
 	}
 	atexit(clean_up);
+	/* A VM that a failing test has to kill leaves nothing where users' VMs are. */
+	CHECK(mkdir(test_file("run"), 0755) == 0, "%s: %s", test_file("run"), strerror(errno));
+	setenv("CORRAL_RUN_DIRECTORY", test_file("run"), 1);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGTERM, on_signal);
 	signal(SIGINT, on_signal);

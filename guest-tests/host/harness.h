@@ -47,7 +47,10 @@ struct vm_config {
 
 struct vm;
 
-/* First thing in main(): the guest's ELF is argv[1], the test's name that of the program. */
+/*
+ * First thing in main(): the guest's ELF is argv[1], the test's name that of the program. VMs get a
+ * run directory of the test's own, test_file("run").
+ */
 void test_init(int argc, char **argv);
 /* A path in a directory of this test's own, which goes away with it; static memory. */
 const char *test_file(const char *name);

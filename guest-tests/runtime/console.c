@@ -84,9 +84,8 @@ static void handle_control(struct console *c, const uint8_t *data, uint32_t len)
 		take_name(port, data + sizeof(m), len - sizeof(m));
 	} else if (m.event == CONSOLE_RESIZE) {
 		GUEST_ASSERT(len >= sizeof(m) + 4, "resize of %u bytes", len);
-		/* Rows first, as Linux reads it; the specification has it the other way round. */
-		memcpy(&c->rows, data + sizeof(m), 2);
-		memcpy(&c->columns, data + sizeof(m) + 2, 2);
+		memcpy(&c->columns, data + sizeof(m), 2);
+		memcpy(&c->rows, data + sizeof(m) + 2, 2);
 		c->n_resizes++;
 	}
 }

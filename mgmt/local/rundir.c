@@ -22,7 +22,7 @@
 #include "mgmt/local/socket.h"
 
 /* How long a VMM that was just killed may take to give its memory and disks back. */
-#define RUNDIR_DYING_MS 500
+#define RUNDIR_DYING_MS 1000
 #define STEP_MS         5
 #define RUNDIR_TRIES    1000
 
@@ -136,11 +136,13 @@ static int lock_take(struct rundir *dir)
 	pid = rundir_pid(dir);
 	if (pid)
 		gone.fd = syscall(SYS_pidfd_open, pid, 0);
-	if (gone.fd >= 0)
-		poll(&gone, 1, RUNDIR_DYING_MS);
+	if (gone.fd >= 0 && poll(&gone, 1, RUNDIR_DYING_MS) == 0) {
+		fd_close(gone.fd);
+		return -EBUSY; /* it lives */
+	}
 	fd_close(gone.fd);
-	/* Whose launcher was killed before it could note the pid gives nothing to wait for. */
-	for (int waited = 0; (r = lock_try(dir->lock_fd)) == -EBUSY && !pid; waited += STEP_MS) {
+	/* What is left of it has no event to wait for; nor has one whose pid was never noted. */
+	for (int waited = 0; (r = lock_try(dir->lock_fd)) == -EBUSY; waited += STEP_MS) {
 		if (waited >= RUNDIR_DYING_MS)
 			break;
 		poll(NULL, 0, STEP_MS);
