@@ -291,5 +291,7 @@ int table_unknown_key(const struct table *table, const char *key, const struct t
 		if (!(table->fields[i].flags & FIELD_INTERNAL))
 			text_append(known, sizeof(known), "%s%s", *known ? ", " : "",
 				    table->fields[i].name);
+	if (!table->n_fields)
+		return path_error(path, err, "unknown key of %s, which has none", table->name);
 	return path_error(path, err, "unknown key of %s, known are: %s", table->name, known);
 }

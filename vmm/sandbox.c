@@ -152,14 +152,13 @@ int sandbox_close_others(const struct named_fds *named, struct error *err)
 }
 
 #if SECCOMP_SANITIZED
+static _Atomic bool entered; /* sandbox_enter was called */
+
 /* The leak check at exit looks into /proc/self/task: gone with the root. Called by its runtime. */
 int __lsan_is_turned_off(void);
 int __lsan_is_turned_off(void)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(sealed); i++)
-		if (atomic_load(&sealed[i]))
-			return 1;
-	return 0;
+	return atomic_load(&entered);
 }
 
 /* Debug information is read at the first address looked up: while there are files. */
@@ -436,6 +435,9 @@ int sandbox_enter(const struct sandbox_options *options, struct sandbox_status *
 
 	if (table_init(&sandbox_status_table, ret_status) < 0 || describe_lists(ret_status) < 0)
 		return error_set(err, -ENOMEM, "cannot seal the VMM: out of memory");
+#if SECCOMP_SANITIZED
+	atomic_store(&entered, true);
+#endif
 	/* The kernel grants this to a process of one thread, and changes nothing. */
 	if (unshare(CLONE_THREAD) < 0)
 		return error_set(err, -EBUSY, "cannot seal the VMM: it has threads already");

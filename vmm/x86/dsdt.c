@@ -54,6 +54,11 @@ static void put_pci_root(struct aml *aml, uint64_t memory_size)
 	aml_name_integer(aml, "_BBN", 0);
 	aml_name_integer(aml, "_CBA", LAYOUT_ECAM);
 	aml_name_integer(aml, "_CCA", 1);
+	/* Everything the operating system asks to control it may: nobody else does. */
+	aml_method(aml, "_OSC", 4, false);
+	aml_operator(aml, AML_RETURN);
+	aml_arg(aml, 3);
+	aml_end(aml);
 	aml_name(aml, "_CRS");
 	aml_resources(aml);
 	aml_bus_window(aml, 0, 0);
