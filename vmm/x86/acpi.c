@@ -34,9 +34,8 @@
 #define FADT_SERVER     4 /* preferred profile: enterprise server */
 #define FADT_NO_C2      101
 #define FADT_NO_C3      1001
-/* IA-PC boot architecture: no VGA, no 8042, no legacy devices, ASPM not to be touched. */
+/* IA-PC boot architecture: no VGA, no 8042, no legacy devices. */
 #define FADT_NO_VGA    (1u << 2)
-#define FADT_NO_ASPM   (1u << 4)
 #define FADT_WBINVD    (1u << 0)
 #define FADT_C1        (1u << 2)
 #define FADT_BUTTON    (1u << 4)  /* power button is a device, not fixed hardware */
@@ -147,7 +146,7 @@ static gpa_t put_fadt(struct tables *tables, gpa_t dsdt)
 	cursor_put_u16(out, FADT_NO_C3);
 	put_zeroes(out, 108 - 100);
 	cursor_put_u8(out, RTC_CENTURY);
-	cursor_put_u16(out, FADT_NO_VGA | FADT_NO_ASPM);
+	cursor_put_u16(out, FADT_NO_VGA);
 	cursor_put_u8(out, 0);
 	cursor_put_u32(out, FADT_WBINVD | FADT_C1 | FADT_BUTTON | FADT_SLEEP | FADT_RTC |
 				    FADT_RESET | FADT_REDUCED);
