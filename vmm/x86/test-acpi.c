@@ -178,7 +178,7 @@ Test(acpi, hardware_is_reduced)
 	cr_assert_eq(number(fadt + 8, 1), 6);
 	cr_assert_eq(number(fadt + 4, 4), 276);
 	cr_assert_eq(number(fadt + 112, 4) & (1u << 20 | 1u << 10), 1u << 20 | 1u << 10);
-	cr_assert_eq(number(fadt + 109, 2), 0x14);
+	cr_assert_eq(number(fadt + 109, 2), 0x04);
 	cr_assert_eq(number(fadt + 120, 8), 0x600); /* reset */
 	cr_assert_eq(number(fadt + 128, 1), 1);
 	cr_assert_eq(number(fadt + 248, 8), 0x600); /* sleep control */
