@@ -6,8 +6,10 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/loop.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -210,7 +212,7 @@ static void check_range(struct loop *loop, struct block_channel *channel, enum i
 	cr_assert_eq(transfer(loop, channel, IO_WRITE, data, sizeof(data), 4096), sizeof(data));
 	r = perform(loop, channel, &op);
 	if (r == -EOPNOTSUPP)
-		return; /* this file system has no such thing */
+		return; /* what lies below has no such thing */
 	cr_assert_eq(r, 0);
 	cr_assert_eq(transfer(loop, channel, IO_READ, data, sizeof(data), 4096), sizeof(data));
 	cr_assert(all_bytes(data, 4096, 0x55));
@@ -245,7 +247,7 @@ static void check_operations(bool without_uring)
 	loop_free(loop);
 	block_close(&image);
 	cr_assert_eq(stat(path, &st), 0);
-	cr_assert_eq(st.st_size, SIZE, "nothing grew or shrank");
+	cr_assert(S_ISBLK(st.st_mode) || st.st_size == SIZE, "nothing grew or shrank");
 }
 
 Test(raw, operations_on_the_ring)
@@ -256,6 +258,44 @@ Test(raw, operations_on_the_ring)
 Test(raw, operations_on_threads)
 {
 	check_operations(true);
+}
+
+/* Makes `path` a block device over the file. The descriptor keeps it; closing it lets it go. */
+static int loop_device(void)
+{
+	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), file, device, number;
+
+	if (control < 0)
+		cr_skip_test("no loop devices here, or no right to make one");
+	number = ioctl(control, LOOP_CTL_GET_FREE);
+	close(control);
+	cr_assert_geq(number, 0);
+	file = open(path, O_RDWR | O_CLOEXEC);
+	unlink(path);
+	snprintf(path, sizeof(path), "/dev/loop%d", number);
+	device = open(path, O_RDWR | O_CLOEXEC);
+	if (device < 0)
+		cr_skip_test("loop devices have no names here");
+	cr_assert_eq(ioctl(device, LOOP_SET_FD, file), 0);
+	cr_assert_eq(ioctl(device, LOOP_SET_STATUS64,
+			   &(struct loop_info64){.lo_flags = LO_FLAGS_AUTOCLEAR}),
+		     0);
+	close(file);
+	return device;
+}
+
+Test(raw, a_block_device_is_a_disk_too)
+{
+	int device = loop_device();
+
+	cr_assert_eq(try_open(O_RDWR, false), 0);
+	cr_assert_eq(image.size, SIZE);
+	cr_assert_eq(image.io_block, 512);
+	block_close(&image);
+	check_operations(false);
+	check_operations(true);
+	close(device);
+	path[0] = '\0'; /* nothing of ours is there to remove */
 }
 
 Test(raw, a_channel_that_was_closed_can_be_closed)
