@@ -46,6 +46,9 @@ static void session_start(const char *append)
 	session.used = 0;
 	session.pid = forkpty(&session.master, NULL, NULL, &size);
 	if (!session.pid) {
+		/* A shell's background jobs, tests among them, start with these ignored. */
+		signal(SIGINT, SIG_DFL);
+		signal(SIGQUIT, SIG_DFL);
 		execl(getenv("CORRAL"), "corral", "run", "--name", "t", "--kernel", host.kernel,
 		      "--console", "stdio,device=virtio", "--append", append, NULL);
 		_exit(126);
