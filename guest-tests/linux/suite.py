@@ -39,6 +39,9 @@ class Files:
         self.emulated = os.path.exists("/run/lab/control/started")
         self.directory = tempfile.mkdtemp(prefix="corral-linux.")
         os.chmod(self.directory, 0o755)
+        # The tree may lie in a home that an ordinary user cannot enter.
+        self.corral = shutil.copy(self.corral, os.path.join(self.directory, "corral"))
+        self.vmm = shutil.copy(self.vmm, os.path.join(self.directory, "corral-vmm"))
         for user in (None, NOBODY):
             os.mkdir(self.user_directory(user), 0o700)
             if user:
