@@ -26,21 +26,43 @@ SIZE = "binary, stripped"
 MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ (\d+) *(.*)$")
 
 
+SMALL_START_KIB = 2048  # the kernel keeps a range with a policy of its own as a mapping of its own
+
+
+def guest_ranges(lines, guest_kib):
+    """The guest's memory: an anonymous, writable mapping of its size, or of that less the first 2 MiB and those before it."""
+    found, before = [], None
+    for line in lines:
+        mapping = MAPPING.match(line)
+        if not mapping:
+            continue
+        start, end = int(mapping[1], 16), int(mapping[2], 16)
+        anonymous = mapping[4] == "0" and "w" in mapping[3]
+        size = (end - start) // 1024
+        if anonymous and size == guest_kib:
+            found.append((start, end))
+        elif anonymous and size == guest_kib - SMALL_START_KIB and before and before[1] == start \
+                and before[1] - before[0] == SMALL_START_KIB * 1024:
+            found.append((before[0], end))
+        before = (start, end) if anonymous else None
+    return found
+
+
 def memory_kib(pid, guest_kib):
-    """Sums over the mappings but the guest's memory: an anonymous, writable one of exactly its size."""
+    """Sums over the mappings but the guest's memory."""
     sums = {"Private_Clean": 0, "Private_Dirty": 0, "Rss": 0}
-    found, skip = 0, False
     with open(f"/proc/{pid}/smaps", encoding="utf-8") as file:
-        for line in file:
-            mapping = MAPPING.match(line)
-            if mapping:
-                size = (int(mapping[2], 16) - int(mapping[1], 16)) // 1024
-                skip = bool(guest_kib) and mapping[4] == "0" and "w" in mapping[3] and size == guest_kib
-                found += skip
-                continue
-            key, value = line.split(":", 1)
-            if key in sums and not skip:
-                sums[key] += int(value.split()[0])
+        lines = file.readlines()
+    ranges = guest_ranges(lines, guest_kib) if guest_kib else []
+    found, skip = len(ranges), False
+    for line in lines:
+        mapping = MAPPING.match(line)
+        if mapping:
+            skip = any(start <= int(mapping[1], 16) < end for start, end in ranges)
+            continue
+        key, value = line.split(":", 1)
+        if key in sums and not skip:
+            sums[key] += int(value.split()[0])
     if guest_kib and found != 1:
         raise Unavailable(f"{found} mappings of process {pid} look like its guest's memory: one was expected")
     return sums
