@@ -57,8 +57,10 @@ static void stop(struct machine *machine)
 	if (machine->state == VM_ENDED)
 		return;
 	/* Storage that never answers must not keep a VM from ending. */
-	if (machine->wishes & WISH_END)
+	if (machine->wishes & WISH_END && !machine->ending) {
+		machine->ending = true;
 		loop_timer(&machine->source, loop_now(machine->loop) + MACHINE_END_GRACE);
+	}
 	if (machine->stopping)
 		return;
 	if (machine->at_rest) {
@@ -419,6 +421,8 @@ void machine_terminate(struct machine *machine)
 		machine_quit(machine, "told to end by SIGTERM");
 		return;
 	}
+	if (machine->ending)
+		return; /* its deadline is nearer than the one below */
 	machine->terminating = true;
 	machine_power_button(machine);
 	loop_timer(&machine->source, loop_now(machine->loop) + MACHINE_SHUTDOWN_GRACE);

@@ -55,7 +55,8 @@ struct machine {
 	struct error failure;      /* of the last cycle; the text of a fault that ends the VM */
 	uint64_t started_ns, now;
 	uint64_t resets[MACHINE_RESETS_MAX]; /* times of the last resets */
-	bool terminating;
+	bool terminating;                    /* SIGTERM came */
+	bool ending; /* MACHINE_END_GRACE runs, once: asking again does not prolong it */
 	bool forced; /* it ended without coming to rest: no orderly tear-down */
 	/* A bit an enum machine_event: posted and not served; "crash-loaded" is heard once a life.
 	 * So a guest that repeats itself cannot fill the main loop's list. */
