@@ -49,6 +49,7 @@ static void prepare_transfer(struct io_uring_sqe *sqe, int file, const struct io
 		io_uring_prep_writev(sqe, file, op->iov, op->n_iov, op->offset);
 	else
 		io_uring_prep_readv(sqe, file, op->iov, op->n_iov, op->offset);
+	sqe->rw_flags = op->no_wait ? RWF_NOWAIT : 0;
 }
 
 static void prepare(struct io_uring_sqe *sqe, int file, const struct io_op *op)

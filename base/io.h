@@ -4,8 +4,9 @@
  * out comes LOOP_IO on that source's loop, in any order. Iovecs and buffers belong to the kernel
  * from submission to completion: nobody frees or reuses them before, not even on a device reset.
  *
- * Three engines behind one table: the loop's own ring, worker threads (no io_uring), and a recorder
- * that keeps every write and flush for crash tests.
+ * Engines behind one table: the loop's own ring; without io_uring, worker threads for files and
+ * plain calls for what never waits; and a recorder that keeps every write and flush for crash
+ * tests.
  */
 #pragma once
 
@@ -31,6 +32,7 @@ struct io_op {
 	const struct iovec *iov; /* borrowed until completion */
 	uint64_t offset;
 	uint64_t length; /* DISCARD, ZERO */
+	bool no_wait;    /* READ, WRITE on the ring: RWF_NOWAIT; io_direct_new sees to it */
 };
 
 struct io;
@@ -63,6 +65,17 @@ struct io_ops {
 struct io {
 	const struct io_ops *ops;
 };
+
+/*
+ * For descriptors that have no offset and are not to wait: taps, sockets, with O_NONBLOCK, which
+ * the caller has made sure of. READ and WRITE only, `offset` 0; what cannot go on ends in -EAGAIN,
+ * at the latest in the next turn, so nothing stays with the kernel. Operations of one file are
+ * done, and end, in the order they were submitted. On the ring where the kernel can do so, else by
+ * readv(2) and writev(2) in place, a system call each (io_direct_is_in_place). SIGPIPE is ignored
+ * by the process.
+ */
+int io_direct_new(struct io **ret_io, struct loop *loop) __must_check;
+bool io_direct_is_in_place(struct io *io, uint32_t file);
 
 /* The engine that fits the loop: its ring, or IO_THREADS threads. Freed before the loop; freeing
  * the threads waits for what is under way. The threads start with the loop's `thread_start`. */

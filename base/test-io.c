@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -409,6 +410,110 @@ Test(io, ring_enters_once_for_a_round_of_operations)
 		wait_for(&bed, (round + 1) * DEPTH);
 	}
 	cr_assert(eq(u64, loop_counters(bed.loop).enters - before, 8));
+	tear_down(&bed);
+}
+
+/* A socket, its other end in `ret_peer`, on what io_direct_new makes of the loop. */
+static void make_stream(struct bed *bed, int without_uring, int *ret_peer)
+{
+	const struct loop_options options = {
+		.depth = DEPTH,
+		.without_uring = without_uring,
+	};
+	int ends[2];
+
+	signal(SIGPIPE, SIG_IGN);
+	cr_assert(eq(int, socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends),
+		     0));
+	make_bed_on(bed, ends[0], &options);
+	io_file_remove(bed->io, bed->file);
+	io_free(bed->io);
+	cr_assert(eq(int, io_direct_new(&bed->io, bed->loop), 0));
+	cr_assert(eq(int, io_file_add(bed->io, ends[0], &bed->file), 0));
+	*ret_peer = ends[1];
+}
+
+BOTH(what_has_no_offset_and_never_waits_is_read_and_written)
+{
+	struct bed bed = {0};
+	char in[8] = "", peer_in[8] = "";
+	const struct iovec iov[2] = {{in, 3}, {in + 3, 5}}, one = {in, sizeof(in)};
+	const struct iovec out[2] = {{"he", 2}, {"llo", 4}};
+	struct io_op read2 = transfer(IO_READ, iov, 2, 0), read1 = transfer(IO_READ, &one, 1, 0);
+	struct io_op write = transfer(IO_WRITE, out, 2, 0);
+	int peer;
+
+	make_stream(&bed, *without_uring, &peer);
+	cr_assert(eq(int, run(&bed, &read1), -EAGAIN));
+	cr_assert(eq(int, run(&bed, &read2), -EAGAIN));
+	cr_assert(eq(int, run(&bed, &write), 6));
+	cr_assert(eq(int, (int)read(peer, peer_in, sizeof(peer_in)), 6));
+	cr_assert(eq(str, peer_in, "hello"));
+	cr_assert(eq(int, fd_write_full(peer, "abcdef", 7), 0));
+	cr_assert(eq(int, run(&bed, &read2), 7));
+	cr_assert(eq(str, in, "abcdef"));
+	close(peer);
+	cr_assert(eq(int, run(&bed, &read1), 0));
+	cr_assert(eq(int, run(&bed, &write), -EPIPE));
+	tear_down(&bed);
+}
+
+/* More than a submission queue full; each datagram's place is its number. */
+BOTH(what_never_waits_ends_in_order_and_later)
+{
+	static char numbers[4 * DEPTH], in[4 * DEPTH];
+	static struct iovec iovs[2][4 * DEPTH];
+	struct bed bed = {0};
+	int peer;
+
+	make_stream(&bed, *without_uring, &peer);
+	for (uint32_t i = 0; i < 4 * DEPTH; i++) {
+		struct io_op write;
+
+		numbers[i] = (char)i;
+		iovs[0][i] = (struct iovec){&numbers[i], 1};
+		write = transfer(IO_WRITE, &iovs[0][i], 1, 0);
+		cr_assert(eq(int, submit(&bed, &write, i), 0));
+	}
+	cr_assert(eq(u32, bed.n_results, 0));
+	wait_for(&bed, 4 * DEPTH);
+	cr_assert(eq(int, fd_read_full(peer, in, sizeof(in)), 0));
+	cr_assert(eq(int, memcmp(in, numbers, sizeof(in)), 0));
+	memset(in, 0, sizeof(in));
+	cr_assert(eq(int, fd_write_full(peer, numbers, sizeof(numbers)), 0));
+	for (uint32_t i = 0; i < 4 * DEPTH; i++) {
+		struct io_op read;
+
+		iovs[1][i] = (struct iovec){&in[i], 1};
+		read = transfer(IO_READ, &iovs[1][i], 1, 0);
+		cr_assert(eq(int, submit(&bed, &read, 4 * DEPTH + i), 0));
+	}
+	wait_for(&bed, 8 * DEPTH);
+	cr_assert(eq(int, memcmp(in, numbers, sizeof(in)), 0));
+	close(peer);
+	tear_down(&bed);
+}
+
+BOTH(too_many_that_never_wait_are_busy_until_the_next_turn)
+{
+	struct bed bed = {0};
+	char in;
+	const struct iovec iov = {&in, 1};
+	struct io_op read = transfer(IO_READ, &iov, 1, 0), flush = {.kind = IO_FLUSH};
+	uint32_t n = 0;
+	int r, peer;
+
+	make_stream(&bed, *without_uring, &peer);
+	if (*without_uring)
+		cr_assert(eq(int, submit(&bed, &flush, 0), -EINVAL));
+	while (!(r = submit(&bed, &read, n)))
+		cr_assert(lt(u32, ++n, RESULTS));
+	cr_assert(eq(int, r, -EBUSY));
+	while (!bed.n_batches)
+		cr_assert(eq(int, loop_turn(bed.loop, UINT64_MAX), 0));
+	cr_assert(eq(int, submit(&bed, &read, n), 0));
+	wait_for(&bed, n + 1);
+	close(peer);
 	tear_down(&bed);
 }
 
