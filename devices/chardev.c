@@ -14,12 +14,13 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 
 #define HUNG_UP_NS     500000000u /* between looks at a pty that nobody has open */
+#define HALF_SHUT_NS   20000000u  /* between looks at a socket of which one direction is shut */
 #define LAST_WORDS_MS  1000       /* for a slow peer, when the console ends */
 #define LOG_CUT_NOTICE "[... earlier output dropped]\n"
 
@@ -143,11 +144,23 @@ void chardev_write(struct chardev *chardev, const void *data, size_t size)
 	pthread_mutex_lock(&chardev->lock);
 	chardev->bytes_out += size;
 	to_peer(chardev, data, size);
-	to_log(chardev, data, size);
-	byte_ring_put(&chardev->history, data, size);
-	panic_watch_feed(&chardev->panic, data, size);
+	if (!chardev->channel) {
+		to_log(chardev, data, size);
+		byte_ring_put(&chardev->history, data, size);
+		panic_watch_feed(&chardev->panic, data, size);
+	}
 	ask_loop(chardev);
 	pthread_mutex_unlock(&chardev->lock);
+}
+
+bool chardev_takes(struct chardev *chardev)
+{
+	if (!chardev->channel || chardev->peer < 0)
+		return true;
+	pthread_mutex_lock(&chardev->lock);
+	chardev->starved = !chardev->lost && byte_ring_used(&chardev->backlog) > 0;
+	pthread_mutex_unlock(&chardev->lock);
+	return !chardev->starved;
 }
 
 void chardev_ready(struct chardev *chardev)
@@ -156,18 +169,32 @@ void chardev_ready(struct chardev *chardev)
 		loop_post(&chardev->source, 0);
 }
 
-/* Waits for what there is to wait for now. */
-static void watch(struct chardev *chardev)
+static uint32_t events_wanted(struct chardev *chardev)
 {
 	uint32_t wanted = 0;
 
-	if (chardev->peer >= 0 && chardev->kind != CHARDEV_FILE && !chardev->hung_up) {
-		if (chardev->consumer && !chardev->input_ended && !atomic_load(&chardev->throttled))
-			wanted |= POLLIN;
-		pthread_mutex_lock(&chardev->lock);
-		if (byte_ring_used(&chardev->backlog) > 0)
-			wanted |= POLLOUT;
-		pthread_mutex_unlock(&chardev->lock);
+	if (chardev->peer < 0 || chardev->kind == CHARDEV_FILE || chardev->hung_up)
+		return 0;
+	if (chardev->consumer && !chardev->input_ended && !atomic_load(&chardev->throttled))
+		wanted |= POLLIN;
+	pthread_mutex_lock(&chardev->lock);
+	if (byte_ring_used(&chardev->backlog) > 0)
+		wanted |= POLLOUT;
+	pthread_mutex_unlock(&chardev->lock);
+	/* Whoever comes next must find the place free. */
+	if (chardev->channel && chardev->kind == CHARDEV_SOCKET)
+		wanted |= POLLRDHUP;
+	return wanted;
+}
+
+/* Waits for what there is to wait for now. */
+static void watch(struct chardev *chardev)
+{
+	uint32_t wanted = events_wanted(chardev);
+
+	if (wanted && chardev->half_shut && !(wanted & POLLIN)) {
+		loop_timer(&chardev->source, loop_now(chardev->source.loop) + HALF_SHUT_NS);
+		wanted = 0;
 	}
 	if (wanted == chardev->watched)
 		return;
@@ -183,9 +210,13 @@ static void detach(struct chardev *chardev)
 	if (chardev->watched)
 		loop_unwatch(&chardev->source);
 	chardev->watched = 0;
-	chardev->hung_up = false;
+	chardev->hung_up = chardev->half_shut = false;
 	chardev->input_ended = false;
 	pthread_mutex_lock(&chardev->lock);
+	/* The ring holds a file that it has watched until a later turn: nobody is to wait for that.
+	 */
+	if (chardev->kind == CHARDEV_SOCKET)
+		(void)shutdown(chardev->peer, SHUT_RDWR);
 	chardev->peer = fd_close(chardev->peer);
 	chardev->kind = CHARDEV_NONE;
 	chardev->lost = false;
@@ -267,6 +298,18 @@ static void peer_ready(struct chardev *chardev, uint32_t events)
 		hang_up(chardev);
 	else if (events & (POLLHUP | POLLERR))
 		detach(chardev);
+	else if (events & POLLRDHUP)
+		chardev->half_shut = true;
+}
+
+/* By the clock. What has come in between is in the socket's state. */
+static void look(struct chardev *chardev)
+{
+	struct pollfd peer = {.fd = chardev->peer};
+
+	chardev->hung_up = false;
+	if (chardev->half_shut && poll(&peer, 1, 0) > 0 && peer.revents & (POLLHUP | POLLERR))
+		detach(chardev);
 }
 
 static void chardev_on_event(struct loop_source *source, const struct loop_event *event)
@@ -276,9 +319,13 @@ static void chardev_on_event(struct loop_source *source, const struct loop_event
 	if (event->kind == LOOP_READY && chardev->watched)
 		peer_ready(chardev, (uint32_t)event->result);
 	else if (event->kind == LOOP_TIMER)
-		chardev->hung_up = false;
+		look(chardev);
 	if (settle(chardev))
 		detach(chardev);
+	if (chardev->starved && chardev_takes(chardev)) {
+		chardev->starved = false;
+		chardev->consumer->drained(chardev->consumer);
+	}
 	watch(chardev);
 }
 
@@ -316,7 +363,8 @@ void chardev_attach(struct chardev *chardev, int fd)
 	pthread_mutex_lock(&chardev->lock);
 	chardev->peer = fd;
 	chardev->kind = kind;
-	replay(chardev);
+	if (!chardev->channel)
+		replay(chardev);
 	flush(chardev);
 	/* Watching begins on the loop's thread, which may not run yet. */
 	chardev->posted = true;
@@ -351,22 +399,14 @@ void chardev_counters(struct chardev *chardev, json_t *into)
 	pthread_mutex_unlock(&chardev->lock);
 }
 
-static uint64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 /* The last lines of a guest are those that matter: a slow peer gets a moment to take them. */
 static void drain(struct chardev *chardev)
 {
-	uint64_t deadline = now_ms() + LAST_WORDS_MS;
+	uint64_t deadline = clock_ms() + LAST_WORDS_MS;
 
 	for (;;) {
 		struct pollfd peer = {.fd = chardev->peer, .events = POLLOUT};
-		uint64_t now = now_ms();
+		uint64_t now = clock_ms();
 
 		flush(chardev);
 		if (chardev->peer < 0 || chardev->lost || byte_ring_used(&chardev->backlog) == 0 ||
@@ -377,19 +417,21 @@ static void drain(struct chardev *chardev)
 	}
 }
 
-int chardev_init(struct chardev *chardev, struct loop *loop, int log_fd, struct error *err)
+static int init(struct chardev *chardev, struct loop *loop, bool channel, int log_fd,
+		struct error *err)
 {
 	struct stat st;
 	int r;
 
 	*chardev = (struct chardev){.source.on_event = chardev_on_event,
 				    .lock = PTHREAD_MUTEX_INITIALIZER,
+				    .channel = channel,
 				    .peer = -1,
 				    .log_fd = log_fd};
 	if (log_fd >= 0 && fstat(log_fd, &st) == 0)
 		chardev->log_bytes = (uint64_t)st.st_size;
 	r = byte_ring_init(&chardev->backlog, CHARDEV_BACKLOG);
-	if (r == 0)
+	if (r == 0 && !channel)
 		r = byte_ring_init(&chardev->history, CHARDEV_HISTORY);
 	if (r == 0)
 		r = loop_add(loop, &chardev->source);
@@ -397,6 +439,16 @@ int chardev_init(struct chardev *chardev, struct loop *loop, int log_fd, struct 
 		return 0;
 	chardev_deinit(chardev);
 	return error_set(err, r, "cannot set up the console: %s", strerror(-r));
+}
+
+int chardev_init(struct chardev *chardev, struct loop *loop, int log_fd, struct error *err)
+{
+	return init(chardev, loop, false, log_fd, err);
+}
+
+int chardev_init_channel(struct chardev *chardev, struct loop *loop, struct error *err)
+{
+	return init(chardev, loop, true, -1, err);
 }
 
 void chardev_deinit(struct chardev *chardev)

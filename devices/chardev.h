@@ -5,6 +5,11 @@
  * remembers a kernel's last words. Input comes from the peer on the loop's thread and goes to one
  * consumer, no faster than that takes it.
  *
+ * A console shows a new peer the end of what was printed, and loses the oldest output when its peer
+ * is slow. A channel between two programs does neither: it keeps nothing for later, its writer asks
+ * first (chardev_takes), and what no peer is there for is dropped. Its peer is closed when it ends,
+ * even if nobody reads what it said last.
+ *
  * One peer at a time: a socket or a pty (both ways), or a file (output only). A new one replaces
  * the old and first gets the end of what was printed before. A peer that goes away is closed and
  * no more said. SIGPIPE is ignored by the process. Writers make no system call but write(2).
@@ -33,6 +38,9 @@ struct chardev_consumer {
 	size_t (*room)(struct chardev_consumer *consumer);
 	/* At most as many as it said. */
 	void (*input)(struct chardev_consumer *consumer, const uint8_t *data, size_t size);
+	/* A channel takes output again after chardev_takes said no. NULL where that is never asked.
+	 */
+	void (*drained)(struct chardev_consumer *consumer);
 };
 
 enum chardev_peer {
@@ -47,8 +55,11 @@ struct chardev {
 	struct loop_source source;         /* loop thread */
 	struct chardev_consumer *consumer; /* borrowed; NULL: nobody reads. Before the loop runs */
 	_Atomic bool throttled;            /* the consumer had no room */
+	bool channel;                      /* between programs; fixed */
+	bool starved;                      /* chardev_takes said no; loop thread */
 	bool input_ended;                  /* the peer will say no more; loop thread */
-	bool hung_up;     /* a pty that nobody has open: looked at again later; loop thread */
+	bool hung_up;   /* a pty that nobody has open: looked at again later; loop thread */
+	bool half_shut; /* a socket whose polls end at once: looked at by the clock; loop thread */
 	uint32_t watched; /* poll(2) bits the loop waits for, 0: not watching; loop thread */
 
 	pthread_mutex_t lock; /* the rest */
@@ -66,11 +77,26 @@ struct chardev {
 /* Takes over `log_fd` (-1: no log), also when it fails. Has no peer yet. */
 int chardev_init(struct chardev *chardev, struct loop *loop, int log_fd,
 		 struct error *err) __must_check;
+/* A channel: no log, no history. */
+int chardev_init_channel(struct chardev *chardev, struct loop *loop,
+			 struct error *err) __must_check;
 /* On the loop's thread, or after the loop has ended. Tries to hand over what is left. */
 void chardev_deinit(struct chardev *chardev);
 
 /* Replaces the peer by `fd`, which it takes over. Loop thread (or before it runs). */
 void chardev_attach(struct chardev *chardev, int fd);
+
+/*
+ * Whether output should come now, up to CHARDEV_BACKLOG bytes of it: always so with a console.
+ * After a no, the consumer's `drained` follows. Loop thread.
+ */
+bool chardev_takes(struct chardev *chardev);
+
+/* Somebody is at the other end. Loop thread. */
+static inline bool chardev_attached(const struct chardev *chardev)
+{
+	return chardev->peer >= 0;
+}
 
 /* Output. Any thread; never waits for a socket or a pty. */
 void chardev_write(struct chardev *chardev, const void *data, size_t size);

@@ -11,6 +11,8 @@ enum machine_event {
 	MACHINE_RESET,
 	MACHINE_PANIC,        /* the guest says that its kernel panicked */
 	MACHINE_CRASH_LOADED, /* likewise, and that it is dumping itself: it goes on running */
+	MACHINE_WATCHDOG,     /* the guest no longer feeds its watchdog; the description says what
+				 follows.     From the watchdog's loop, without its lock */
 };
 
 struct machine_events {

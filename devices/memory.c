@@ -14,6 +14,8 @@
 #include "base/fd.h"
 
 #define SMALL_START (2u << 20)
+/* Each cuts a mapping into three at most; half of what Linux allows a process by default. */
+#define REMAPS_MAX 16384u
 
 static int advise(const struct memory_region *region, const struct memory_options *options,
 		  struct error *err)
@@ -237,6 +239,57 @@ void memory_mark(struct guest_memory *memory, gpa_t gpa, uint64_t len)
 	}
 }
 
+/*
+ * The file's bytes would come back after MADV_DONTNEED: fresh zeroes are mapped over them. A guest
+ * could cut its memory into more mappings than a process may have, and leave us none; so their
+ * number is bounded, and what comes after is written with zeroes instead.
+ */
+static int pages_replace(struct guest_memory *memory, void *host, uint64_t len)
+{
+	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+
+	if (atomic_load(&memory->n_remaps) < REMAPS_MAX &&
+	    mmap(host, len, PROT_READ | PROT_WRITE, flags, -1, 0) != MAP_FAILED)
+		atomic_fetch_add(&memory->n_remaps, 1);
+	else
+		memset(host, 0, len);
+	return 0;
+}
+
+static int pages_discard(struct guest_memory *memory, void *host, uint64_t len)
+{
+	if (memory->kind == MEMORY_PRIVATE_FILE)
+		return pages_replace(memory, host, len);
+	return madvise(host, len, memory->kind == MEMORY_SHARED ? MADV_REMOVE : MADV_DONTNEED) < 0
+		       ? -errno
+		       : 0;
+}
+
+/*
+ * Of a huge page a part is given back too: it is split for that. Where huge pages are on, the
+ * kernel's khugepaged may fill the holes again later (max_ptes_none).
+ */
+int memory_discard(struct guest_memory *memory, gpa_t gpa, uint64_t len)
+{
+	gpa_t end;
+
+	if (!range_exists(memory, gpa, len))
+		return -EFAULT;
+	end = align_down(gpa + len, GUEST_PAGE_SIZE);
+	gpa = align_up(gpa, GUEST_PAGE_SIZE);
+	while (gpa < end) {
+		const struct memory_region *region = region_of(memory, gpa);
+		uint64_t at = gpa - region->start;
+		uint64_t here = MIN(end - gpa, region->size - at);
+		int r = pages_discard(memory, region->host + at, here);
+
+		if (r < 0)
+			return r;
+		gpa += here;
+	}
+	return 0;
+}
+
 static uint64_t region_words(const struct memory_region *region)
 {
 	return ((region->size >> GUEST_PAGE_SHIFT) + 63) / 64;
@@ -275,16 +328,35 @@ void memory_track_take(struct guest_memory *memory, uint32_t region, uint64_t *b
 	}
 }
 
-void memory_mark_host(struct guest_memory *memory, const void *host, uint64_t len)
+/* The region that `host` points into, or NULL. */
+static const struct memory_region *region_of_host(const struct guest_memory *memory,
+						  const void *host)
 {
 	for (uint32_t i = 0; i < memory->n_regions; i++) {
 		const struct memory_region *region = &memory->regions[i];
-		uint64_t at = (uintptr_t)host - (uintptr_t)region->host;
 
-		if (at >= region->size)
-			continue;
-		if (atomic_load_explicit(&region->dirty, memory_order_acquire))
-			memory_mark(memory, region->start + at, len);
-		return;
+		if ((uintptr_t)host - (uintptr_t)region->host < region->size)
+			return region;
 	}
+	return NULL;
+}
+
+static gpa_t gpa_of(const struct memory_region *region, const void *host)
+{
+	return region->start + ((uintptr_t)host - (uintptr_t)region->host);
+}
+
+void memory_mark_host(struct guest_memory *memory, const void *host, uint64_t len)
+{
+	const struct memory_region *region = region_of_host(memory, host);
+
+	if (region && atomic_load_explicit(&region->dirty, memory_order_acquire))
+		memory_mark(memory, gpa_of(region, host), len);
+}
+
+int memory_discard_host(struct guest_memory *memory, void *host, uint64_t len)
+{
+	const struct memory_region *region = region_of_host(memory, host);
+
+	return region ? memory_discard(memory, gpa_of(region, host), len) : -EFAULT;
 }

@@ -47,6 +47,7 @@ struct memory_region {
 struct guest_memory {
 	enum memory_kind kind;
 	uint32_t n_regions;
+	_Atomic uint32_t n_remaps; /* PRIVATE_FILE: pieces that memory_discard mapped anew */
 	struct memory_region regions[MEMORY_REGIONS_MAX];
 };
 
@@ -81,6 +82,13 @@ int memory_write(struct guest_memory *memory, gpa_t gpa, const void *data,
  */
 void memory_mark(struct guest_memory *memory, gpa_t gpa, uint64_t len);
 
+/*
+ * Gives the pages wholly inside [gpa, gpa+len) back to the host; they read as zeroes afterwards,
+ * whatever the kind. Not counted as written: who copies memory meanwhile may skip or send them.
+ * -EFAULT when any byte is outside. Any thread that may call madvise(2).
+ */
+int memory_discard(struct guest_memory *memory, gpa_t gpa, uint64_t len) __must_check;
+
 /* Tracking of our own writes: off by default, when marking costs one load. Main thread. */
 int memory_track_start(struct guest_memory *memory) __must_check;
 void memory_track_stop(struct guest_memory *memory);
@@ -91,3 +99,4 @@ void memory_track_take(struct guest_memory *memory, uint32_t region, uint64_t *b
 
 /* The same by host address, for iovecs of a chain. */
 void memory_mark_host(struct guest_memory *memory, const void *host, uint64_t len);
+int memory_discard_host(struct guest_memory *memory, void *host, uint64_t len) __must_check;

@@ -3,6 +3,7 @@
  * The PCI bus: configuration accesses and BAR accesses in, calls of functions out, on vCPU threads.
  * The table of functions is fixed before they run. The root's lock covers the CF8 latch, each
  * function's lock its configuration space; the root's is never held while taking a function's.
+ * Under a function's lock, `moves` covers where BARs are said to be, those of all functions.
  * Migrates: the latch; for each function its configuration bytes and MSI-X table.
  */
 #include "devices/pci.h"
@@ -123,19 +124,58 @@ static gpa_t bar_wanted(const struct pci_function *function, uint32_t bar)
 	return config_get32(function, PCI_BAR0 + 4 * bar) & ~0xfu;
 }
 
-/* Command or BAR registers changed: BARs answer where they now should. The lock is held. */
+static bool bar_is_alone(const struct pci_root *root, const struct pci_bar *bar, gpa_t at)
+{
+	for (uint32_t i = 0; i < PCI_SLOTS * PCI_BARS; i++) {
+		const struct pci_function *function = root->functions[i / PCI_BARS];
+		const struct pci_bar *other = function ? &function->bars[i % PCI_BARS] : bar;
+
+		if (other != bar && other->told && other->told < at + bar->size &&
+		    at < other->told + other->size)
+			return false;
+	}
+	return true;
+}
+
+static void bar_tell(struct pci_function *function, uint32_t i)
+{
+	struct pci_bar *bar = &function->bars[i];
+	gpa_t from = bar->told, to = atomic_load(&bar->address);
+
+	if (to && to != from && !bar_is_alone(function->root, bar, to))
+		to = 0;
+	if (from == to)
+		return;
+	bar->told = to;
+	if (function->ops && function->ops->moved)
+		function->ops->moved(function, i, from, to);
+}
+
+/*
+ * Command or BAR registers changed: BARs answer where they now should. The lock is held.
+ * Firmware that deals out addresses anew, a reset and a load put a BAR where another still is, for
+ * a moment; the kernel would refuse its kicks there for good. So it is told of its place when the
+ * other has left.
+ */
 static void bars_update(struct pci_function *function)
 {
+	struct pci_root *root = function->root;
+	bool changed = false;
+
+	pthread_mutex_lock(&root->moves);
 	for (uint32_t i = 0; i < PCI_BARS; i++) {
-		gpa_t from = atomic_load(&function->bars[i].address);
 		gpa_t to = bar_wanted(function, i);
 
-		if (from == to)
+		if (atomic_load(&function->bars[i].address) == to)
 			continue;
 		atomic_store(&function->bars[i].address, to);
-		if (function->ops && function->ops->moved)
-			function->ops->moved(function, i, from, to);
+		bar_tell(function, i);
+		changed = true;
 	}
+	for (uint32_t i = 0; changed && i < PCI_SLOTS * PCI_BARS; i++)
+		if (root->functions[i / PCI_BARS])
+			bar_tell(root->functions[i / PCI_BARS], i % PCI_BARS);
+	pthread_mutex_unlock(&root->moves);
 }
 
 static void config_write(struct pci_function *function, uint32_t offset, const uint8_t *data,
@@ -369,6 +409,7 @@ int pci_root_init(struct pci_root *root, const struct pci_layout *layout, struct
 	int r;
 
 	device_init(&root->device, &root_ops, "pci");
+	pthread_mutex_init(&root->moves, NULL);
 	root->irqs = irqs;
 	root->kicks = kicks;
 	root->window = root->next_bar = layout->window;

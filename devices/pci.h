@@ -54,7 +54,10 @@ struct pci_function_ops {
 		     uint32_t len);
 	void (*write)(struct pci_function *function, uint32_t bar, uint64_t offset,
 		      const void *data, uint32_t len);
-	/* The BAR answers at a new address, 0: nowhere. Lock held. May be NULL. */
+	/*
+	 * The BAR has an address to itself now, 0: it has none. The root's `moves` is held, the
+	 * function's own lock not always. May be NULL.
+	 */
 	void (*moved)(struct pci_function *function, uint32_t bar, gpa_t from, gpa_t to);
 	/*
 	 * Configuration space beyond the generic: return true if it was taken care of. For windows
@@ -68,6 +71,7 @@ struct pci_bar {
 	uint64_t size; /* a power of two >= 4096, 0: none. 32-bit memory, not prefetchable */
 	uint64_t home; /* address assigned at power-on */
 	_Atomic uint64_t address; /* where it answers now, 0: nowhere */
+	gpa_t told;               /* the address last given to moved(); root's moves */
 };
 
 struct pci_function {
@@ -104,6 +108,7 @@ struct pci_root {
 	struct kick_host *kicks;                   /* borrowed */
 	gpa_t window, window_size, next_bar;
 	struct pci_function bridge; /* slot 0: 8086:0d57 */
+	pthread_mutex_t moves;      /* of BARs; taken with a function's lock held */
 };
 
 struct pci_layout {

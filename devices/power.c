@@ -6,20 +6,12 @@
 #include "devices/power.h"
 
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "devices/describe.h"
 #include "devices/registers.h"
 
 enum { REGION_CONTROL, REGION_TIMER };
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 static uint32_t timer_ticks(uint64_t age)
 {
@@ -39,7 +31,7 @@ static void power_read(struct device *device, uint32_t region, uint64_t offset, 
 	uint64_t value = 0;
 
 	if (region == REGION_TIMER)
-		value = timer_ticks(now_ns() - power->timer_start) >> (8 * offset);
+		value = timer_ticks(clock_ns() - power->timer_start) >> (8 * offset);
 	register_put(data, len, value);
 }
 
@@ -61,7 +53,7 @@ static void power_reset(struct device *device)
 {
 	struct power *power = container_of(device, struct power, device);
 
-	power->timer_start = now_ns();
+	power->timer_start = clock_ns();
 }
 
 static const struct field power_fields[] = {
@@ -83,14 +75,14 @@ static void power_saving(struct device *device)
 {
 	struct power *power = container_of(device, struct power, device);
 
-	power->state.timer_age = now_ns() - power->timer_start;
+	power->state.timer_age = clock_ns() - power->timer_start;
 }
 
 static int power_loaded(struct device *device, struct error *err _unused_)
 {
 	struct power *power = container_of(device, struct power, device);
 
-	power->timer_start = now_ns() - power->state.timer_age;
+	power->timer_start = clock_ns() - power->state.timer_age;
 	return 0;
 }
 
@@ -116,7 +108,7 @@ int power_init(struct power *power, struct bus *io, struct machine_events *event
 {
 	int r;
 
-	*power = (struct power){.events = events, .timer_start = now_ns()};
+	*power = (struct power){.events = events, .timer_start = clock_ns()};
 	device_init(&power->device, &power_ops, "power");
 	r = bus_add(io, POWER_PORT, POWER_PORT_SIZE, &power->device, REGION_CONTROL);
 	if (r == 0)

@@ -8,21 +8,13 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "devices/describe.h"
 #include "devices/registers.h"
 #include "devices/serial-registers.h"
 
 #define TICK_NS 3000000u /* gathered output waits no longer */
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 static uint32_t fifo_size(const struct serial_state *state)
 {
@@ -71,12 +63,12 @@ static void send_byte(struct serial *serial, uint8_t byte)
 
 	serial->batch[serial->n_batch++] = byte;
 	if (byte == '\n' || serial->n_batch == SERIAL_BATCH) {
-		flush_output(serial, now_ns());
+		flush_output(serial, clock_ns());
 		return;
 	}
 	if (serial->ticking)
 		return;
-	now = now_ns();
+	now = clock_ns();
 	if (now - serial->last_flush >= TICK_NS) {
 		flush_output(serial, now);
 	} else {
@@ -335,7 +327,7 @@ static void serial_input(struct chardev_consumer *consumer, const uint8_t *data,
 void serial_flush(struct serial *serial)
 {
 	pthread_mutex_lock(&serial->device.lock);
-	flush_output(serial, now_ns());
+	flush_output(serial, clock_ns());
 	pthread_mutex_unlock(&serial->device.lock);
 }
 
@@ -343,7 +335,7 @@ static void serial_reset(struct device *device)
 {
 	struct serial *serial = container_of(device, struct serial, device);
 
-	flush_output(serial, now_ns());
+	flush_output(serial, clock_ns());
 	serial->state = (struct serial_state){
 		.divisor_low = 12, /* 9600 baud */
 		.line_control = 3, /* eight bits */
@@ -361,7 +353,7 @@ static void serial_pause(struct device *device, struct device_waiter *waiter)
 
 	pthread_mutex_lock(&device->lock);
 	serial->paused = true;
-	flush_output(serial, now_ns());
+	flush_output(serial, clock_ns());
 	pthread_mutex_unlock(&device->lock);
 	waiter->done(waiter, device);
 }
@@ -431,7 +423,7 @@ static void serial_deinit(struct device *device)
 {
 	struct serial *serial = container_of(device, struct serial, device);
 
-	flush_output(serial, now_ns());
+	flush_output(serial, clock_ns());
 	if (serial->chardev)
 		serial->chardev->consumer = NULL;
 	if (serial->source.loop)

@@ -256,6 +256,103 @@ Test(chardev, a_new_peer_replaces_the_old)
 	fd_close(old);
 }
 
+/* The loop may sleep for long after that. */
+Test(chardev, a_replaced_peer_sees_the_end_at_once)
+{
+	int ends[2];
+	char byte;
+
+	attach_socket();
+	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+	chardev_attach(&chardev, ends[1]);
+	cr_assert_eq(recv(peer, &byte, 1, MSG_DONTWAIT), 0, "%s", strerror(errno));
+	fd_close(ends[0]);
+}
+
+/* A peer that has said all it will, and does not read either. */
+static void fill_half_shut_peer(void)
+{
+	static char bytes[8192];
+
+	attach_socket();
+	cr_assert_eq(shutdown(peer, SHUT_WR), 0);
+	TURN_UNTIL(chardev.input_ended);
+	memset(bytes, 'x', sizeof(bytes));
+	while (byte_ring_used(&chardev.backlog) == 0)
+		chardev_write(&chardev, bytes, sizeof(bytes));
+	turn();
+}
+
+Test(chardev, a_peer_that_stopped_sending_does_not_keep_the_loop_busy)
+{
+	uint64_t turns, end;
+
+	fill_half_shut_peer();
+	turns = loop_counters(loop).turns;
+	end = now_ns() + 100000000u;
+	while (now_ns() < end)
+		cr_assert_eq(loop_turn(loop, end), 0);
+	cr_assert_lt(loop_counters(loop).turns - turns, 50, "%llu turns in 100 ms",
+		     (unsigned long long)(loop_counters(loop).turns - turns));
+}
+
+Test(chardev, a_peer_that_stopped_sending_gets_the_rest)
+{
+	size_t got = 0;
+
+	fill_half_shut_peer();
+	TURN_UNTIL((got += strlen(printed())) == chardev.bytes_out);
+}
+
+static void become_channel(void)
+{
+	struct error err = ERROR_NULL;
+
+	chardev_deinit(&chardev);
+	cr_assert_eq(chardev_init_channel(&chardev, loop, &err), 0, "%s", err.text);
+	chardev.consumer = &consumer.ops;
+}
+
+/* Its next client would be told that somebody is there already. */
+Test(chardev, a_channel_peer_that_ends_unread_is_closed)
+{
+	become_channel();
+	consumer.room = 0;
+	attach_socket();
+	cr_assert_eq(write(peer, "x", 1), 1);
+	TURN_UNTIL(atomic_load(&chardev.throttled));
+	peer = fd_close(peer);
+	TURN_UNTIL(!chardev_attached(&chardev));
+	cr_assert_eq(consumer.length, 0);
+}
+
+Test(chardev, a_channel_peer_that_ends_in_two_steps_is_closed)
+{
+	become_channel();
+	attach_socket();
+	cr_assert_eq(shutdown(peer, SHUT_WR), 0);
+	TURN_UNTIL(chardev.input_ended);
+	say("answer");
+	cr_assert_str_eq(printed(), "answer");
+	peer = fd_close(peer);
+	TURN_UNTIL(!chardev_attached(&chardev));
+}
+
+Test(chardev, a_channel_peer_that_stops_sending_unread_is_heard)
+{
+	become_channel();
+	consumer.room = 0;
+	attach_socket();
+	cr_assert_eq(write(peer, "order", 5), 5);
+	cr_assert_eq(shutdown(peer, SHUT_WR), 0);
+	TURN_UNTIL(atomic_load(&chardev.throttled) && chardev.half_shut);
+	consumer.room = 100;
+	chardev_ready(&chardev);
+	TURN_UNTIL(chardev.input_ended);
+	cr_assert_arr_eq(consumer.text, "order", 5);
+	cr_assert(chardev_attached(&chardev));
+}
+
 Test(chardev, history_starts_with_a_whole_line)
 {
 	char line[32];

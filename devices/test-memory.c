@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "devices/memory.h"
@@ -321,4 +323,160 @@ Test(memory_kind, guest_memory_is_left_out_of_core_dumps)
 {
 	make((struct memory_options){.kind = MEMORY_PRIVATE});
 	cr_assert(mapping_has(memory.regions[0].host, " dd"));
+}
+
+/* A snapshot's file as nobody maps it yet: every byte of it is 'f'. */
+static void make_file(void)
+{
+	memory = (struct guest_memory){.kind = MEMORY_PRIVATE_FILE, .n_regions = 1};
+	memory.regions[0] = (struct memory_region){
+		.start = 0, .size = 4 * MIB, .fd = memfd_create("snapshot", MFD_CLOEXEC)};
+	cr_assert_eq(ftruncate(memory.regions[0].fd, 4 * MIB), 0);
+	memory.regions[0].host =
+		mmap(NULL, 4 * MIB, PROT_READ | PROT_WRITE, MAP_SHARED, memory.regions[0].fd, 0);
+	cr_assert_neq(memory.regions[0].host, MAP_FAILED);
+	memset(memory.regions[0].host, 'f', 4 * MIB);
+	cr_assert_eq(mmap(memory.regions[0].host, 4 * MIB, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_FIXED, memory.regions[0].fd, 0),
+		     memory.regions[0].host);
+}
+
+static void fill(gpa_t gpa, uint64_t len)
+{
+	for (uint64_t at = 0; at < len; at++)
+		cr_assert_eq(memory_write(&memory, gpa + at, "x", 1), 0);
+}
+
+/* Bytes in the range that are not `byte`. */
+static uint64_t others(gpa_t gpa, uint64_t len, char byte)
+{
+	uint64_t n = 0;
+	char is;
+
+	for (uint64_t at = 0; at < len; at++) {
+		cr_assert_eq(memory_read(&memory, gpa + at, &is, 1), 0);
+		n += is != byte;
+	}
+	return n;
+}
+
+/* Whole pages of a range that begins and ends within one, and nothing else. */
+static void discards_whole_pages(void)
+{
+	fill(8 * PAGE, 4 * PAGE);
+	cr_assert_eq(memory_discard(&memory, 8 * PAGE + 1, 3 * PAGE), 0);
+	cr_assert_eq(others(9 * PAGE, 2 * PAGE, 0), 0);
+	cr_assert_eq(others(8 * PAGE, PAGE, 'x'), 0);
+	cr_assert_eq(others(11 * PAGE, PAGE, 'x'), 0);
+	fill(9 * PAGE, PAGE); /* and it is memory as before */
+	cr_assert_eq(others(9 * PAGE, PAGE, 'x'), 0);
+}
+
+Test(memory_kind, private_pages_given_back_read_as_zeroes)
+{
+	make((struct memory_options){.kind = MEMORY_PRIVATE});
+	discards_whole_pages();
+}
+
+Test(memory_kind, pages_of_a_huge_one_given_back_read_as_zeroes)
+{
+	make((struct memory_options){.kind = MEMORY_PRIVATE, .thp = true});
+	discards_whole_pages();
+}
+
+Test(memory_kind, shared_pages_given_back_read_as_zeroes)
+{
+	make((struct memory_options){.kind = MEMORY_SHARED});
+	discards_whole_pages();
+}
+
+Test(memory_kind, pages_of_a_file_given_back_read_as_zeroes)
+{
+	make_file();
+	discards_whole_pages();
+	cr_assert_eq(others(0, 8 * PAGE, 'f'), 0, "the rest is the file's");
+}
+
+/* A guest must not be able to cut its memory into so many mappings that none is left for us. */
+Test(memory_kind, pages_of_a_file_are_not_mapped_anew_without_end)
+{
+	uint64_t mapped, n = 0;
+
+	make_file();
+	mapped = atomic_load(&memory.n_remaps);
+	cr_assert_eq(memory_discard(&memory, 0, PAGE), 0);
+	cr_assert_eq(atomic_load(&memory.n_remaps), mapped + 1);
+	while (atomic_load(&memory.n_remaps) > n && n < 60000) {
+		n = atomic_load(&memory.n_remaps);
+		cr_assert_eq(memory_discard(&memory, n * 2 % PAGES * PAGE, PAGE), 0);
+	}
+	cr_assert_lt(n, 30000);
+	discards_whole_pages();
+}
+
+static uint32_t resident(const struct memory_region *region)
+{
+	static unsigned char pages[PAGES];
+	uint32_t n = 0;
+
+	cr_assert_eq(mincore(region->host, PAGES * PAGE, pages), 0);
+	for (uint32_t i = 0; i < PAGES; i++)
+		n += pages[i] & 1;
+	return n;
+}
+
+Test(memory_kind, private_pages_given_back_are_the_hosts)
+{
+	make((struct memory_options){.kind = MEMORY_PRIVATE});
+	fill(0, 64 * PAGE);
+	cr_assert_geq(resident(&memory.regions[0]), 64);
+	cr_assert_eq(memory_discard(&memory, 0, 60 * PAGE), 0);
+	cr_assert_eq(resident(&memory.regions[0]), 4);
+}
+
+Test(memory_kind, shared_pages_given_back_are_the_hosts)
+{
+	struct stat before, after;
+
+	make((struct memory_options){.kind = MEMORY_SHARED});
+	fill(0, 64 * PAGE);
+	cr_assert_eq(fstat(memory.regions[0].fd, &before), 0);
+	cr_assert_eq(memory_discard(&memory, 0, 60 * PAGE), 0);
+	cr_assert_eq(fstat(memory.regions[0].fd, &after), 0);
+	cr_assert_eq(before.st_blocks - after.st_blocks, 60 * PAGE / 512);
+}
+
+Test(memory, giving_back_crosses_regions)
+{
+	fill(4 * MIB - PAGE, 2 * PAGE);
+	cr_assert_eq(memory_discard(&memory, 4 * MIB - PAGE, 2 * PAGE), 0);
+	cr_assert_eq(others(4 * MIB - PAGE, 2 * PAGE, 0), 0);
+}
+
+Test(memory, giving_back_what_is_not_there_gives_back_nothing)
+{
+	fill(8 * MIB - PAGE, PAGE);
+	cr_assert_eq(memory_discard(&memory, 8 * MIB - PAGE, 2 * PAGE), -EFAULT);
+	cr_assert_eq(memory_discard(&memory, FAR - PAGE, PAGE), -EFAULT);
+	cr_assert_eq(memory_discard(&memory, UINT64_MAX - PAGE + 1, 2 * PAGE), -EFAULT);
+	cr_assert_eq(memory_discard(&memory, 8 * MIB - PAGE, UINT64_MAX), -EFAULT);
+	cr_assert_eq(others(8 * MIB - PAGE, PAGE, 'x'), 0);
+}
+
+Test(memory, less_than_a_page_is_kept)
+{
+	fill(PAGE, 2 * PAGE);
+	cr_assert_eq(memory_discard(&memory, PAGE + 1, 2 * PAGE - 2), 0);
+	cr_assert_eq(memory_discard(&memory, PAGE, PAGE - 1), 0);
+	cr_assert_eq(memory_discard(&memory, PAGE, 0), 0);
+	cr_assert_eq(others(PAGE, 2 * PAGE, 'x'), 0);
+}
+
+Test(memory, what_a_host_address_points_at_is_given_back)
+{
+	fill(FAR + PAGE, 2 * PAGE);
+	cr_assert_eq(memory_discard_host(&memory, memory.regions[2].host + PAGE, PAGE), 0);
+	cr_assert_eq(others(FAR + PAGE, PAGE, 0), 0);
+	cr_assert_eq(others(FAR + 2 * PAGE, PAGE, 'x'), 0);
+	cr_assert_eq(memory_discard_host(&memory, &memory, PAGE), -EFAULT);
 }

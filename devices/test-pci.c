@@ -405,6 +405,41 @@ Test(pci, a_bar_on_top_of_another_is_no_harm)
 	cr_assert_eq(mmio_read(other, 4), 0xbbbbbbbb);
 }
 
+/* The kernel refuses a kick where another BAR has one. */
+Test(pci, a_bar_is_told_of_a_place_once_it_is_free)
+{
+	uint32_t home = cf8_read(SLOT_A, 0x10, 4), other = cf8_read(SLOT_B, 0x10, 4);
+
+	cf8_write(SLOT_A, 0x10, other, 4);
+	cr_assert_eq(a.n_moves, 1);
+	cr_assert_eq(a.moves[0].from, home);
+	cr_assert_eq(a.moves[0].to, 0);
+	cf8_write(SLOT_B, 0x10, home, 4);
+	cr_assert_eq(b.n_moves, 1);
+	cr_assert_eq(b.moves[0].to, home);
+	cr_assert_eq(a.n_moves, 2);
+	cr_assert_eq(a.moves[1].from, 0);
+	cr_assert_eq(a.moves[1].to, other);
+}
+
+Test(pci, a_reset_tells_exchanged_bars_their_homes)
+{
+	uint32_t home = cf8_read(SLOT_A, 0x10, 4), other = cf8_read(SLOT_B, 0x10, 4);
+
+	cf8_write(SLOT_A, 0x10, other, 4);
+	cf8_write(SLOT_B, 0x10, home, 4);
+	a.n_moves = b.n_moves = 0;
+	pci_function_reset(&a.function);
+	pci_function_reset(&b.function);
+	cr_assert_eq(a.n_moves, 2);
+	cr_assert_eq(a.moves[0].to, 0, "the other is still there");
+	cr_assert_eq(a.moves[1].to, home);
+	cr_assert_eq(b.n_moves, 1);
+	cr_assert_eq(b.moves[0].to, other);
+	cr_assert_eq(mmio_read(home, 4), 0xaaaaaaaa);
+	cr_assert_eq(mmio_read(other, 4), 0xbbbbbbbb);
+}
+
 Test(pci, a_bar_outside_of_the_window_does_not_answer)
 {
 	uint32_t home = cf8_read(SLOT_A, 0x10, 4);
