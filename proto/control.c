@@ -22,6 +22,8 @@ static const struct field control_status_fields[] = {
 	FIELD(struct control_status, up_ms, FIELD_U64, "up-ms",
 	      "milliseconds since the first instruction"),
 	FIELD(struct control_status, resets, FIELD_U32, "resets", "how often the guest has reset"),
+	FIELD(struct control_status, address, FIELD_STRING, "address",
+	      "IPv4 address the guest was last seen to use", .max = 15),
 	FIELD(struct control_status, machine, FIELD_STRING, "machine", "the board it runs on"),
 	FIELD(struct control_status, version, FIELD_STRING, "version", "version of the VMM"),
 };
@@ -38,6 +40,23 @@ static const struct field control_resize_fields[] = {
 
 const struct table control_resize_table = TABLE(
 	struct control_resize, "resize", "size of the console's terminal", control_resize_fields);
+
+static const struct field control_balloon_fields[] = {
+	FIELD(struct control_balloon, size, FIELD_SIZE, "size",
+	      "bytes of memory the guest shall keep", .flags = FIELD_REQUIRED),
+};
+
+const struct table control_balloon_table = TABLE(
+	struct control_balloon, "balloon", "how much memory a guest keeps", control_balloon_fields);
+
+static const struct field control_link_fields[] = {
+	FIELD(struct control_link, device, FIELD_STRING, "device",
+	      "the network card's name, such as net0", .flags = FIELD_REQUIRED, .max = 32),
+	FIELD(struct control_link, up, FIELD_BOOL, "up", "plugged in", .flags = FIELD_REQUIRED),
+};
+
+const struct table control_link_table =
+	TABLE(struct control_link, "link", "a network card's cable", control_link_fields);
 
 static const struct field control_device_cycle_fields[] = {
 	FIELD(struct control_device_cycle, device, FIELD_STRING, "device",
@@ -71,6 +90,17 @@ const struct control_method control_methods[CONTROL_METHODS] = {
 			    .params = &control_resize_table},
 	[CONTROL_EVENTS] = {.name = "events",
 			    .help = "Has this connection told of what happens from now on"},
+	[CONTROL_BALLOON] = {.name = "balloon",
+			     .help = "Has the guest give memory back, or take it again",
+			     .params = &control_balloon_table},
+	[CONTROL_AGENT] = {.name = "agent",
+			   .help = "Makes the socket sent along the guest agent's other end",
+			   .takes_fd = true},
+	[CONTROL_LINK] = {.name = "link",
+			  .help = "Plugs a network card in or out",
+			  .params = &control_link_table},
+	[CONTROL_ANNOUNCE] = {.name = "announce",
+			      .help = "Has the guest tell its networks where it is"},
 	[CONTROL_DEVICE_CYCLE] =
 		{.name = "device-cycle",
 		 .help = "For tests: saves a device, tears it down, loads it again",

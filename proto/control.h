@@ -4,7 +4,7 @@
  *
  *   → {"id": 1, "method": "status"}                      optional "params": {…}
  *   ← {"id": 1, "result": {…}}      or      {"id": 1, "error": {"code": "EBUSY", "text": "…"}}
- *   ← {"event": "paused", "at_ms": 1234, …}              to a client that asked with "events"
+ *
  *
  * A line is at most CONTROL_LINE_MAX bytes. Requests of one connection are answered in order. A
  * client may send a descriptor (SCM_RIGHTS) with the line that needs it ("console"). "describe"
@@ -36,9 +36,14 @@ enum control_method_id {
 	CONTROL_RESET,
 	CONTROL_QUIT,
 	CONTROL_COUNTERS,
-	CONTROL_CONSOLE,      /* the descriptor sent along becomes the console's peer */
-	CONTROL_RESIZE,       /* the console's columns and rows */
-	CONTROL_EVENTS,       /* this connection is told what happens from now on */
+	CONTROL_CONSOLE,  /* the descriptor sent along becomes the console's peer */
+	CONTROL_RESIZE,   /* the console's columns and rows */
+	CONTROL_EVENTS,   /* this connection is told what happens from now on */
+	CONTROL_BALLOON,  /* how much memory the guest shall keep */
+	CONTROL_AGENT,    /* the descriptor sent along becomes the guest agent's peer; -EBUSY while
+			     another is */
+	CONTROL_LINK,     /* plugs a network card in or out */
+	CONTROL_ANNOUNCE, /* asks the guest to tell its networks where it is */
 	CONTROL_DEVICE_CYCLE, /* for tests: save a device, tear it down, load it again */
 	CONTROL_SANDBOX,      /* what is in force */
 	CONTROL_METHODS,
@@ -58,6 +63,7 @@ struct control_status {
 	uint64_t pid;
 	uint64_t up_ms;
 	uint32_t resets;
+	char *address; /* IPv4 address the guest was last seen to use, NULL: none seen */
 	char *machine;
 	char *version;
 };
@@ -67,6 +73,17 @@ struct control_resize {
 	uint32_t columns, rows;
 };
 extern const struct table control_resize_table;
+
+struct control_balloon {
+	uint64_t size; /* bytes; the VM's whole memory: give all back */
+};
+extern const struct table control_balloon_table;
+
+struct control_link {
+	char *device; /* "net0" */
+	bool up;
+};
+extern const struct table control_link_table;
 
 struct control_device_cycle {
 	char *device; /* "disk0", "console", "rng" … */

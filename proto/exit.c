@@ -18,13 +18,14 @@ const char *const exit_reason_names[] = {
 	[EXIT_KILLED] = "killed",
 	[EXIT_VMM_FAULT] = "vmm-fault",
 	[EXIT_START_FAILED] = "start-failed",
+	[EXIT_WATCHDOG] = "watchdog",
 	NULL,
 };
 
 static const uint8_t exit_statuses[] = {
-	[EXIT_UNKNOWN] = 10,   [EXIT_POWER_OFF] = 0,    [EXIT_RESET] = 3, [EXIT_PANIC] = 4,
-	[EXIT_RESET_LOOP] = 5, [EXIT_GUEST_FAULT] = 6,  [EXIT_QUIT] = 7,  [EXIT_KILLED] = 8,
-	[EXIT_VMM_FAULT] = 9,  [EXIT_START_FAILED] = 1,
+	[EXIT_UNKNOWN] = 10,   [EXIT_POWER_OFF] = 0,    [EXIT_RESET] = 3,     [EXIT_PANIC] = 4,
+	[EXIT_RESET_LOOP] = 5, [EXIT_GUEST_FAULT] = 6,  [EXIT_QUIT] = 7,      [EXIT_KILLED] = 8,
+	[EXIT_VMM_FAULT] = 9,  [EXIT_START_FAILED] = 1, [EXIT_WATCHDOG] = 11,
 };
 _Static_assert(ARRAY_SIZE(exit_statuses) + 1 == ARRAY_SIZE(exit_reason_names),
 	       "each reason has a name and a status");

@@ -22,6 +22,7 @@ enum exit_reason {
 		      */
 	EXIT_VMM_FAULT,    /* our bug, or a refused system call: the VMM itself crashed */
 	EXIT_START_FAILED, /* the VM never ran */
+	EXIT_WATCHDOG,     /* the guest no longer fed its watchdog, whose policy is to power off */
 };
 
 struct exit_record {
@@ -40,6 +41,6 @@ extern const struct table exit_record_table;
 /*
  * Exit status of `corral run`, `corral wait` and corral-vmm: power-off 0, start failed 1, (2 is
  * wrong usage), reset 3, panic 4, reset loop 5, guest fault 6, quit 7, killed 8, VMM fault 9,
- * unknown 10.
+ * unknown 10, watchdog 11.
  */
 int exit_status(enum exit_reason reason);

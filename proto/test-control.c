@@ -24,10 +24,11 @@ Test(control, names_stand_at_their_ids)
 	cr_assert(eq(str, (char *)control_methods[CONTROL_SANDBOX].name, "sandbox"));
 }
 
-Test(control, only_the_console_takes_a_descriptor)
+Test(control, console_and_agent_take_a_descriptor)
 {
 	for (size_t i = 0; i < CONTROL_METHODS; i++)
-		cr_assert(eq(int, control_methods[i].takes_fd, i == CONTROL_CONSOLE));
+		cr_assert(eq(int, control_methods[i].takes_fd,
+			     i == CONTROL_CONSOLE || i == CONTROL_AGENT));
 }
 
 Test(control, describes_every_method)

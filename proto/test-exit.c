@@ -23,6 +23,7 @@ Test(exit, each_reason_has_its_name_and_status)
 		{EXIT_KILLED, 8, "killed"},
 		{EXIT_VMM_FAULT, 9, "vmm-fault"},
 		{EXIT_UNKNOWN, 10, "unknown"},
+		{EXIT_WATCHDOG, 11, "watchdog"},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(expected); i++) {

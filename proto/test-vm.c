@@ -137,7 +137,7 @@ Test(vm, only_our_machine_is_known)
 
 Test(vm, a_kernel_is_needed)
 {
-	refuses("{\"kernel\": \"\"}", "kernel: is missing, name a kernel file");
+	refuses("{\"kernel\": \"\"}", "kernel: is missing, name a kernel or a firmware file");
 }
 
 Test(vm, cpus_have_a_range)
@@ -259,4 +259,109 @@ Test(vm, an_unknown_key_has_its_path)
 {
 	refuses_to_read("{\"memory\": {\"sice\": 1}}",
 			"vm.json: memory.sice: unknown key, did you mean \"size\"?");
+}
+
+Test(vm, a_firmware_stands_for_a_kernel)
+{
+	free(take_ptr(vm.kernel));
+	accepts("{\"firmware\": \"/usr/share/corral/CLOUDHV.fd\"}");
+}
+
+Test(vm, a_firmware_finds_its_own_kernel)
+{
+	refuses("{\"firmware\": \"f\"}",
+		"firmware: does not go with a kernel: the firmware finds its own");
+}
+
+Test(vm, a_card_is_of_the_user_s_kind_unless_said)
+{
+	accepts("{\"nets\": [{}, {\"kind\": \"tap\", \"tap\": \"tap0\", \"queues\": 4}]}");
+	cr_assert(eq(u32, vm.nets[0].kind, VM_NET_USER));
+	cr_assert(eq(u32, vm.nets[0].queues, 1));
+	cr_assert(eq(u32, vm.nets[0].vhost, VM_VHOST_AUTO));
+	cr_assert(eq(u32, vm.nets[1].queues, 4));
+}
+
+Test(vm, what_does_not_go_with_a_card_s_kind)
+{
+	refuses("{\"nets\": [{\"kind\": \"tap\"}]}", "nets[0].tap: is missing, name an interface");
+	refuses("{\"nets\": [{\"tap\": \"tap0\"}]}",
+		"nets[0].tap: only kind \"tap\" has one, this is \"user\"");
+	refuses("{\"nets\": [{\"kind\": \"fd\"}]}", "nets[0].fd: 0 is not the descriptor of a tap");
+	refuses("{\"nets\": [{\"vhost\": \"on\"}]}",
+		"nets[0].vhost: does not go with kind \"user\": vhost-net needs a tap");
+	refuses("{\"nets\": [{\"queues\": 2}]}",
+		"nets[0].queues: only kind \"tap\" has several, this is \"user\"");
+	refuses("{\"nets\": [{\"kind\": \"tap\", \"tap\": \"t\", \"forwards\": "
+		"[{\"host-port\": 1, \"guest-port\": 2}]}]}",
+		"nets[0].forwards: only kind \"user\" forwards ports, this is \"tap\"");
+	refuses("{\"nets\": [{\"kind\": \"tap\", \"tap\": \"t\", \"vhost\": \"on\", \"tx-rate\": "
+		"5}]}",
+		"nets[0].vhost: does not go with a rate limit: the kernel moves the frames past "
+		"us");
+}
+
+Test(vm, a_forward_listens_at_an_address)
+{
+	accepts("{\"nets\": [{\"host\": true, \"forwards\": ["
+		"{\"host-port\": 1, \"guest-port\": 2}, "
+		"{\"address\": \"0.0.0.0\", \"host-port\": 1, \"guest-port\": 2}, "
+		"{\"address\": \"2001:db8::1\", \"host-port\": 1, \"guest-port\": 2}]}]}");
+	cr_assert(vm.nets[0].host);
+	cr_assert(eq(ptr, vm.nets[0].forwards[0].address, NULL));
+	cr_assert(eq(str, vm.nets[0].forwards[2].address, "2001:db8::1"));
+	refuses("{\"nets\": [{\"forwards\": [{\"address\": \"localhost\", \"host-port\": 1, "
+		"\"guest-port\": 2}]}]}",
+		"nets[0].forwards[0].address: \"localhost\" is not an address such as 127.0.0.1 "
+		"or 0.0.0.0");
+	refuses("{\"nets\": [{\"kind\": \"tap\", \"tap\": \"t\", \"host\": true}]}",
+		"nets[0].host: only kind \"user\" has it, this is \"tap\"");
+}
+
+Test(vm, a_forward_has_both_its_ports)
+{
+	refuses_to_read(
+		"{\"nets\": [{\"forwards\": [{\"host-port\": 2222}]}]}",
+		"vm.json: nets[0].forwards[0].guest-port: is missing: the port in the guest");
+}
+
+Test(vm, a_card_s_address_is_a_station_s)
+{
+	static const char *const bad[] = {"",
+					  "52:54:00:12:34",
+					  "52:54:00:12:34:5g",
+					  "53:54:00:12:34:56",
+					  "00:00:00:00:00:00",
+					  "5254:00:12:34:56:"};
+	uint8_t mac[6], again[6], other[6];
+
+	cr_assert(eq(int, vm_mac_parse("52:54:00:12:34:fE", mac), 0));
+	cr_assert(eq(int, mac[5], 0xfe));
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		cr_assert(eq(int, vm_mac_parse(bad[i], mac), -EINVAL), "%s", bad[i]);
+	vm_mac_make("web1", 0, mac);
+	vm_mac_make("web1", 0, again);
+	vm_mac_make("web1", 1, other);
+	cr_assert(eq(int, memcmp(mac, again, 6), 0));
+	cr_assert(ne(int, memcmp(mac, other, 6), 0));
+	cr_assert(eq(int, mac[0] & 3, 2), "local, and no group's");
+}
+
+Test(vm, a_vsock_address_is_a_guest_s)
+{
+	accepts("{\"vsock-cid\": 3}");
+	refuses("{\"vsock-cid\": 2}", "vsock-cid: 2 is not a guest's, at least 3");
+}
+
+Test(vm, a_port_has_a_name_that_can_be_a_file_s)
+{
+	accepts("{\"ports\": [{\"name\": \"org.corral.run\"}]}");
+	refuses("{\"ports\": [{\"name\": \"../x\"}]}",
+		"ports[0].name: \"../x\" is not 1 to 32 letters, digits, '.', '_' and '-'");
+}
+
+Test(vm, cloud_init_needs_its_user_data)
+{
+	refuses("{\"cloud-init\": {\"network\": \"n\"}}",
+		"cloud-init.user-data: is missing, name a file");
 }
