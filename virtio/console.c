@@ -112,37 +112,87 @@ static void port_input(struct chardev_consumer *consumer, const uint8_t *data, s
 	virtqueue_publish(&queue->ring);
 }
 
-static void send_chain(const struct console_port *port, const struct virtqueue_chain *chain)
+/* A channel whose other end is slow makes the guest wait; port_drained goes on. */
+static bool output_takes(const struct console_port *port)
 {
-	for (uint32_t i = 0; port->chardev && i < chain->n_out; i++)
-		chardev_write(port->chardev, chain->iov[i].iov_base, chain->iov[i].iov_len);
+	return !port->chardev || chardev_takes(port->chardev);
+}
+
+/* A piece from `at` on, no more at once than a chardev keeps. False: not all of it now. */
+static bool send_piece(const struct console_port *port, const struct iovec *iov, size_t at,
+		       uint32_t *sent)
+{
+	while (at < iov->iov_len) {
+		const size_t here = MIN(iov->iov_len - at, (size_t)CHARDEV_BACKLOG);
+
+		if (!output_takes(port))
+			return false;
+		chardev_write(port->chardev, (uint8_t *)iov->iov_base + at, here);
+		*sent += (uint32_t)here;
+		at += here;
+	}
+	return true;
+}
+
+/* What is left of a chain. False: the other end takes no more now. */
+static bool send_chain(const struct console_port *port, const struct virtqueue_chain *chain)
+{
+	uint64_t skip;
+	uint32_t *sent;
+
+	if (!port->chardev)
+		return true;
+	sent = &port->console->state.ports[port->id].sent;
+	skip = *sent;
+	for (uint32_t i = 0; i < chain->n_out; i++) {
+		const size_t at = MIN(skip, (uint64_t)chain->iov[i].iov_len);
+
+		if (!send_piece(port, &chain->iov[i], at, sent))
+			return false;
+		skip -= at;
+	}
+	*sent = 0;
+	return true;
 }
 
 static void run_output(struct virtio_console *console, struct virtio_queue *queue,
 		       const struct console_port *port)
 {
 	struct virtqueue_chain chain = {.iov = console->iov, .iov_max = ARRAY_SIZE(console->iov)};
+	bool takes = true;
 	uint64_t sent = 0;
 	int r = 0;
 
 	do {
 		virtqueue_kicks_off(&queue->ring);
-		while (sent < OUTPUT_TURN && (r = virtqueue_pop(&queue->ring, &chain)) > 0) {
+		while (sent < OUTPUT_TURN && (takes = takes && output_takes(port)) &&
+		       (r = virtqueue_pop(&queue->ring, &chain)) > 0) {
+			sent += chain.out_bytes + 64; /* an empty one costs, too */
 			if (chain.out_bytes > OUTPUT_REQUEST) {
 				queue->ring.broken = true;
 				r = -EMSGSIZE;
-			} else {
-				send_chain(port, &chain);
+			} else if (!send_chain(port, &chain)) {
+				virtqueue_unpop(&queue->ring, &chain);
+				takes = false;
+				continue;
 			}
 			virtqueue_push(&queue->ring, chain.head, 0);
-			sent += chain.out_bytes + 64; /* an empty one costs, too */
 		}
 		virtqueue_publish(&queue->ring);
-	} while (sent < OUTPUT_TURN && virtqueue_kicks_on(&queue->ring));
+	} while (sent < OUTPUT_TURN && takes && virtqueue_kicks_on(&queue->ring));
 	if (r < 0)
 		virtio_broken(&console->virtio, "broke the rules of its console's output");
-	if (sent >= OUTPUT_TURN)
+	if (sent >= OUTPUT_TURN && takes)
 		event_signal(queue->kick_fd); /* the rest in the next turn */
+}
+
+static void port_drained(struct chardev_consumer *consumer)
+{
+	struct console_port *port = container_of(consumer, struct console_port, consumer);
+	struct virtio_queue *queue = port_rx(port) + 1;
+
+	if (queue->run == VIRTIO_QUEUE_RUNS)
+		run_output(port->console, queue, port);
 }
 
 static void console_run(struct virtio_device *virtio, struct virtio_queue *queue)
@@ -202,6 +252,8 @@ static const struct field port_fields[] = {
 	      "Somebody in the guest has it open"),
 	FIELD(struct console_port_state, pending, FIELD_U8, "pending", "Messages due to the guest",
 	      .max = 0x1f),
+	FIELD(struct console_port_state, sent, FIELD_U32, "sent",
+	      "Bytes of the next buffer of output that are out", .max = OUTPUT_REQUEST),
 };
 static const struct table port_table =
 	TABLE(struct console_port_state, "console-port", "One port of a console", port_fields);
@@ -272,7 +324,7 @@ int virtio_console_add_port(struct virtio_console *console, const char *name,
 	port->console = console;
 	port->id = console->n_ports++;
 	port->chardev = chardev;
-	port->consumer = (struct chardev_consumer){port_room, port_input};
+	port->consumer = (struct chardev_consumer){port_room, port_input, port_drained};
 	memcpy(port->name, name, strlen(name));
 	if (chardev)
 		chardev->consumer = &port->consumer;

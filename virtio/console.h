@@ -8,7 +8,7 @@
 #include "devices/chardev.h"
 #include "virtio/pci.h"
 
-#define CONSOLE_PORTS_MAX     2
+#define CONSOLE_PORTS_MAX     4
 #define CONSOLE_QUEUES        (2 + 2 * CONSOLE_PORTS_MAX)
 #define CONSOLE_QUEUE_SIZE    64
 #define CONSOLE_NAME_MAX      32 /* bytes of a port's name, without its NUL */
@@ -34,6 +34,7 @@ struct console_port_state {
 	bool guest_ready; /* it answered the announcement */
 	bool guest_open;
 	uint8_t pending; /* messages due, one bit each */
+	uint32_t sent;   /* bytes of the next buffer of output that a channel has taken */
 };
 
 /* A port's fixed part. */

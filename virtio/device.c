@@ -14,17 +14,16 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "devices/registers.h"
 
-enum queue_message { QUEUE_START, QUEUE_STOP };
+enum queue_message { QUEUE_START, QUEUE_STOP, QUEUE_CALL };
 
 static void raise_config(struct virtio_device *virtio)
 {
 	int fd = atomic_load(&virtio->config_fd);
-	uint64_t one = 1;
 
-	/* A full counter means that the interrupt is pending anyway. */
-	if (fd >= 0 && write(fd, &one, sizeof(one)) < 0)
-		return;
+	if (fd >= 0)
+		event_signal(fd);
 }
 
 void virtio_config_changed(struct virtio_device *virtio)
@@ -33,16 +32,24 @@ void virtio_config_changed(struct virtio_device *virtio)
 	raise_config(virtio);
 }
 
-void virtio_broken(struct virtio_device *virtio, const char *why)
+/* True: it did not before, so a line is due. */
+static bool needs_reset(struct virtio_device *virtio)
 {
 	uint8_t status = atomic_fetch_or(&virtio->status, VIRTIO_STATUS_NEEDS_RESET);
 
 	if (status & VIRTIO_STATUS_NEEDS_RESET)
-		return;
-	log_limited(&virtio->complaints, LOG_LEVEL_WARNING,
-		    "%s: the guest %s; the device needs a reset", virtio->device->name, why);
+		return false;
 	if (status & VIRTIO_STATUS_DRIVER_OK)
 		raise_config(virtio);
+	return true;
+}
+
+void virtio_broken(struct virtio_device *virtio, const char *why)
+{
+	if (needs_reset(virtio))
+		log_limited(&virtio->complaints, LOG_LEVEL_WARNING,
+			    "%s: the guest %s; the device needs a reset", virtio->device->name,
+			    why);
 }
 
 /* All queues rest: finish what waited for it. The lock is held. */
@@ -77,6 +84,30 @@ void virtio_queue_settle(struct virtio_queue *queue)
 	pthread_mutex_unlock(&queue->device->device->lock);
 }
 
+/* What serves the queue takes its kicks, too. One that came before, maybe unseen, is made again. */
+static void hand_over(struct virtio_queue *queue)
+{
+	queue->offloaded = true;
+	loop_unwatch(&queue->source);
+	event_signal(queue->kick_fd);
+}
+
+/* The queue is served here; if it was not the last time, its kicks are heard here again. */
+static bool hears_kicks(struct virtio_queue *queue)
+{
+	struct virtio_device *virtio = queue->device;
+	int r;
+
+	if (queue->source.watching)
+		return true;
+	r = loop_watch_eventfd(&queue->source, queue->kick_fd);
+	if (r < 0 && needs_reset(virtio))
+		log_limited(&virtio->complaints, LOG_LEVEL_WARNING,
+			    "%s: cannot hear the kicks of queue %u: %s; the device needs a reset",
+			    virtio->device->name, queue->ring.index, strerror(-r));
+	return r >= 0;
+}
+
 static void queue_start(struct virtio_queue *queue)
 {
 	struct virtio_device *virtio = queue->device;
@@ -88,15 +119,42 @@ static void queue_start(struct virtio_queue *queue)
 		virtio_broken(virtio, "set up a queue outside its memory");
 		return;
 	}
-	virtio->ops->run(virtio, queue);
+	if (virtio->ops->offload && virtio->ops->offload(virtio, queue))
+		hand_over(queue);
+	else if (hears_kicks(queue))
+		virtio->ops->run(virtio, queue);
 }
 
 static void queue_stop(struct virtio_queue *queue)
 {
 	if (queue->device->ops->stop)
 		queue->device->ops->stop(queue->device, queue);
+	if (queue->offloaded) {
+		/* What served it has published all it used. */
+		queue->ring.published = queue->ring.state.next_used;
+		queue->offloaded = false;
+	}
 	queue->run = VIRTIO_QUEUE_STOPPING;
 	virtio_queue_settle(queue);
+}
+
+static void queue_call_changed(struct virtio_queue *queue)
+{
+	const struct virtio_ops *ops = queue->device->ops;
+
+	/* Before the eventfd is looked at: one that comes later posts again. */
+	atomic_store(&queue->call_posted, false);
+	if (queue->offloaded && ops->call_changed)
+		ops->call_changed(queue->device, queue);
+}
+
+/* One message under way is enough, however often the guest picks another vector. */
+void virtio_queue_call_changed(struct virtio_queue *queue)
+{
+	if (!queue->started || !queue->device->ops->call_changed)
+		return; /* whoever starts it looks at the eventfd then */
+	if (!atomic_exchange(&queue->call_posted, true))
+		loop_post(&queue->source, QUEUE_CALL);
 }
 
 static void queue_event(struct loop_source *source, const struct loop_event *event)
@@ -107,6 +165,8 @@ static void queue_event(struct loop_source *source, const struct loop_event *eve
 		queue_start(queue);
 	else if (event->kind == LOOP_POST && event->arg == QUEUE_STOP)
 		queue_stop(queue);
+	else if (event->kind == LOOP_POST && event->arg == QUEUE_CALL)
+		queue_call_changed(queue);
 	else if (event->kind == LOOP_READY && queue->run == VIRTIO_QUEUE_RUNS) {
 		queue->ring.n_kicks++;
 		queue->device->ops->run(queue->device, queue);

@@ -4,10 +4,11 @@
  * (virtio/pci.h) turns register writes into the calls below; queues run on loops.
  *
  * Life of a device: the driver negotiates, writes DRIVER_OK, and the transport posts a start to
- * each enabled queue's loop; from then on `run` is called there whenever the guest kicks. Stopping
- * (for a reset or a pause) posts a stop to each; a queue rests when nothing it popped is in flight;
- * when the last rests the device does. The driver polls its status register until a reset is over,
- * so no vCPU ever waits.
+ * each enabled queue's loop; from then on `run` is called there whenever the guest kicks, or, if
+ * the device says so when the queue starts, something outside takes the kicks until it stops.
+ * Stopping (for a reset or a pause) posts a stop to each; a queue rests when nothing it popped is
+ * in flight; when the last rests the device does. The driver polls its status register until a
+ * reset is over, so no vCPU ever waits.
  */
 #pragma once
 
@@ -48,10 +49,22 @@ struct virtio_ops {
 	/* DRIVER_OK: features are settled, no queue runs yet. vCPU thread, lock held. May be NULL.
 	 */
 	void (*activate)(struct virtio_device *virtio);
+	/*
+	 * The queue is about to run, its ring is mapped: true when something outside serves it
+	 * (vhost), which from then on takes its kicks and raises its interrupts; `run` is not
+	 * called. A kick follows, whatever came before. On its loop. NULL: false.
+	 */
+	bool (*offload)(struct virtio_device *virtio, struct virtio_queue *queue);
+	/* The interrupt of a queue served so goes to another eventfd now (ring.call_fd, -1: none).
+	 * On its loop. May be NULL. */
+	void (*call_changed)(struct virtio_device *virtio, struct virtio_queue *queue);
 	/* The guest kicked, or the queue has just started. On the queue's loop. */
 	void (*run)(struct virtio_device *virtio, struct virtio_queue *queue);
-	/* The queue is about to stop: give up what only waits for an event. On its loop. May be
-	 * NULL. */
+	/*
+	 * The queue is about to stop: give up what only waits for an event. One that is served
+	 * outside (queue->offloaded) is taken back here: when this returns nothing is in flight and
+	 * the positions are in the ring's state. On its loop. May be NULL if `offload` is.
+	 */
 	void (*stop)(struct virtio_device *virtio, struct virtio_queue *queue);
 	/* Everything rests; back to power-on. Any thread, lock held. May be NULL. */
 	void (*reset)(struct virtio_device *virtio);
@@ -73,6 +86,8 @@ struct virtio_queue {
 	struct loop_source source;    /* kicks, start and stop */
 	int kick_fd;                  /* owned eventfd */
 	enum virtio_queue_run run;    /* loop thread */
+	bool offloaded;               /* served outside, until it stops; loop thread */
+	_Atomic bool call_posted;     /* its call_changed is on its way to the loop */
 	bool started;                 /* a start was posted and no stop since; device's lock */
 };
 
@@ -123,6 +138,9 @@ void virtio_config_changed(struct virtio_device *virtio);
 
 /* The guest broke the rules: NEEDS_RESET, one limited line, the queue goes silent. Any thread. */
 void virtio_broken(struct virtio_device *virtio, const char *why);
+
+/* The transport gave the queue's vector another eventfd. vCPU thread, lock held. */
+void virtio_queue_call_changed(struct virtio_queue *queue);
 
 /* Call after pushing: lets a stopping queue come to rest. On the queue's loop. */
 void virtio_queue_settle(struct virtio_queue *queue);

@@ -226,6 +226,7 @@ static void queue_write(struct virtio_pci *pci, uint32_t offset, uint64_t value,
 	if (offset == COMMON_QUEUE_VECTOR) {
 		ring->vector = vector_check(pci, value);
 		atomic_store(&queue->ring.call_fd, msix_fd(&pci->function, ring->vector));
+		virtio_queue_call_changed(queue);
 		return;
 	}
 	/* The rest is settled once the queue is enabled. */

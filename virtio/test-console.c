@@ -260,12 +260,88 @@ Test(console, a_further_port_carries_data_when_open)
 	cr_assert_eq(chardevs[1].bytes_in, 8);
 }
 
+Test(console, a_channel_makes_its_guest_wait_and_loses_nothing)
+{
+	enum { PIECE = 32768, PIECES = 40 };
+	static char piece[PIECE], taken[PIECE];
+	struct chardev channel;
+	size_t sent = 0, received = 0;
+	int ends[2];
+
+	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+	cr_assert_eq(chardev_init_channel(&channel, driver.loop, NULL), 0);
+	chardev_attach(&channel, ends[1]);
+	cr_assert_eq(virtio_console_add_port(&console, "channel", &channel, NULL), 0);
+	test_driver_start(&driver, &console.virtio, CONSOLE_F_MULTIPORT);
+	say(1, OPEN, 1);
+	memset(piece, 'c', sizeof(piece));
+	for (int i = 0; i < PIECES; i++, sent += PIECE) {
+		struct test_buffer out = test_driver_put(&driver, piece, PIECE);
+
+		test_driver_add(&driver, CONSOLE_TX1, &out, 1, NULL, 0, false);
+	}
+	test_driver_kick(&driver, CONSOLE_TX1);
+	test_driver_turn(&driver);
+	cr_assert_lt(channel.bytes_out, sent, "nobody reads, so the guest keeps the rest");
+	while (received < sent) {
+		ssize_t n = recv(ends[0], taken, sizeof(taken), MSG_DONTWAIT);
+
+		if (n > 0)
+			received += (size_t)n;
+		else
+			test_driver_turn(&driver);
+	}
+	cr_assert_eq(channel.bytes_dropped, 0);
+	chardev_deinit(&channel);
+	console.ports[1].chardev = NULL;
+	fd_close(ends[0]);
+}
+
+/* Longer than a channel's backlog and its socket's together. */
+Test(console, a_channel_takes_a_long_buffer_in_parts)
+{
+	enum { SIZE = 1 << 20 };
+	static char whole[SIZE], taken[SIZE + 1];
+	struct test_buffer out;
+	struct chardev channel;
+	size_t received = 0;
+	int ends[2];
+
+	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+	cr_assert_eq(chardev_init_channel(&channel, driver.loop, NULL), 0);
+	chardev_attach(&channel, ends[1]);
+	cr_assert_eq(virtio_console_add_port(&console, "channel", &channel, NULL), 0);
+	test_driver_start(&driver, &console.virtio, CONSOLE_F_MULTIPORT);
+	say(1, OPEN, 1);
+	for (int i = 0; i < SIZE; i++)
+		whole[i] = (char)(i * 2654435761u >> 13);
+	out = test_driver_put(&driver, whole, SIZE);
+	test_driver_add(&driver, CONSOLE_TX1, &out, 1, NULL, 0, false);
+	test_driver_kick(&driver, CONSOLE_TX1);
+	test_driver_turn(&driver);
+	for (int idle = 0; idle < 1000 && received <= SIZE;) {
+		ssize_t n = recv(ends[0], taken + received, sizeof(taken) - received, MSG_DONTWAIT);
+
+		received += n > 0 ? (size_t)n : 0;
+		idle = n > 0 ? 0 : idle + 1;
+		if (n <= 0)
+			test_driver_turn(&driver);
+	}
+	cr_assert_eq(received, SIZE, "%zu bytes came", received);
+	cr_assert_eq(memcmp(whole, taken, SIZE), 0);
+	cr_assert_eq(test_driver_wait(&driver, CONSOLE_TX1), 0);
+	chardev_deinit(&channel);
+	console.ports[1].chardev = NULL;
+	fd_close(ends[0]);
+}
+
 Test(console, too_many_ports_are_refused)
 {
 	struct error err = ERROR_NULL;
 
-	add_agent_port();
-	cr_assert_lt(virtio_console_add_port(&console, "third", NULL, &err), 0);
+	for (int i = 1; i < CONSOLE_PORTS_MAX; i++)
+		cr_assert_eq(virtio_console_add_port(&console, "further", NULL, &err), 0);
+	cr_assert_lt(virtio_console_add_port(&console, "one more", NULL, &err), 0);
 	cr_assert_neq(err.text[0], '\0');
 }
 

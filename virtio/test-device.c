@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The life of a virtio device, with one that keeps its chains until it is told to give them back.
- * Two loops, both turned by this thread, so each step can be looked at.
+ * The life of a virtio device, with one that keeps its chains until it is told to give them back,
+ * and whose queues may be served by something outside. Two loops, both turned by this thread, so
+ * each step can be looked at.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 
 #include "base/fd.h"
 #include "devices/registers.h"
@@ -25,7 +27,11 @@ static struct held {
 	uint32_t n_heads[QUEUES];
 	int n_runs[QUEUES], n_stops[QUEUES];
 	int n_activate, n_reset;
-	bool keep; /* chains wait for give_back */
+	bool keep;                      /* chains wait for give_back */
+	bool outside[QUEUES];           /* served by `serve` from its next start on */
+	struct virtqueue rings[QUEUES]; /* what that knows of the queue */
+	int n_offloads[QUEUES], n_call_changes[QUEUES];
+	int call_fd; /* as last told */
 } held;
 
 static struct test_driver driver;
@@ -61,9 +67,47 @@ static void on_run(struct virtio_device *virtio, struct virtio_queue *queue)
 		give_back(i);
 }
 
+static bool on_offload(struct virtio_device *virtio _unused_, struct virtio_queue *queue)
+{
+	uint32_t i = queue->ring.index;
+
+	if (!held.outside[i])
+		return false;
+	cr_assert_not_null(queue->ring.used_ring, "it is mapped");
+	held.n_offloads[i]++;
+	held.rings[i] = queue->ring;
+	return true;
+}
+
+static void on_call_changed(struct virtio_device *virtio _unused_, struct virtio_queue *queue)
+{
+	held.n_call_changes[queue->ring.index]++;
+	held.call_fd = atomic_load(&queue->ring.call_fd);
+}
+
+/* What a kernel does on its own thread: the kick taken, all chains back. False: no kick. */
+static bool serve(uint32_t i)
+{
+	struct iovec iov[4];
+	struct virtqueue_chain chain = {.iov = iov, .iov_max = ARRAY_SIZE(iov)};
+
+	if (!test_eventfd_take(held.virtio.queues[i].kick_fd))
+		return false;
+	while (virtqueue_pop(&held.rings[i], &chain) > 0)
+		virtqueue_push(&held.rings[i], chain.head, 0);
+	virtqueue_publish(&held.rings[i]);
+	return true;
+}
+
 static void on_stop(struct virtio_device *virtio _unused_, struct virtio_queue *queue)
 {
-	held.n_stops[queue->ring.index]++;
+	uint32_t i = queue->ring.index;
+
+	held.n_stops[i]++;
+	if (!queue->offloaded)
+		return;
+	queue->ring.state.next_available = held.rings[i].state.next_available;
+	queue->ring.state.next_used = held.rings[i].state.next_used;
 }
 
 static void on_activate(struct virtio_device *virtio _unused_)
@@ -81,14 +125,16 @@ static const struct virtio_ops ops = {
 	.type = "held",
 	.id = 42,
 	.activate = on_activate,
+	.offload = on_offload,
+	.call_changed = on_call_changed,
 	.run = on_run,
 	.stop = on_stop,
 	.reset = on_reset,
 };
 
-static void set_up(void)
+static void set_up_with(bool without_uring)
 {
-	const struct loop_options options = {.name = "second"};
+	const struct loop_options options = {.name = "second", .without_uring = without_uring};
 	struct error err = ERROR_NULL;
 	struct loop *loops[2];
 
@@ -105,6 +151,17 @@ static void set_up(void)
 	config_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 }
 
+static void set_up(void)
+{
+	set_up_with(false);
+}
+
+/* The second queue is on a loop that takes the kicks it sees out of the eventfd. */
+static void set_up_without_uring(void)
+{
+	set_up_with(true);
+}
+
 static void tear_down(void)
 {
 	virtio_deinit(&held.virtio);
@@ -114,6 +171,7 @@ static void tear_down(void)
 }
 
 TestSuite(device, .init = set_up, .fini = tear_down);
+TestSuite(offload, .init = set_up_without_uring, .fini = tear_down);
 
 static void turn(void)
 {
@@ -536,4 +594,298 @@ Test(device, kicks_are_counted)
 	cr_assert_gt(held.virtio.queues[0].ring.n_kicks, before);
 	cr_assert_eq(held.virtio.queues[0].ring.n_chains, 1);
 	cr_assert_eq(held.virtio.queues[0].ring.n_calls, 1);
+}
+
+static void start_outside(void)
+{
+	for (uint32_t i = 0; i < QUEUES; i++)
+		held.outside[i] = true;
+	start();
+}
+
+Test(offload, a_queue_served_outside_is_not_run)
+{
+	start_outside();
+	for (uint32_t i = 0; i < QUEUES; i++) {
+		cr_assert(held.virtio.queues[i].offloaded);
+		cr_assert_eq(held.n_offloads[i], 1);
+		offer(i);
+	}
+	turn();
+	for (uint32_t i = 0; i < QUEUES; i++) {
+		cr_assert_eq(held.n_runs[i], 0);
+		cr_assert_eq(held.virtio.queues[i].ring.n_kicks, 0);
+		cr_assert(serve(i), "the kick of queue %u was taken by its loop", i);
+		cr_assert_eq(given_back(i), 1);
+	}
+}
+
+Test(offload, one_that_is_declined_runs_here)
+{
+	held.outside[1] = true;
+	start();
+	offer(0);
+	offer(1);
+	turn();
+	cr_assert_eq(given_back(0), 1);
+	cr_assert_eq(given_back(1), 0);
+	cr_assert(serve(1));
+	cr_assert_eq(given_back(1), 1);
+}
+
+Test(offload, a_kick_before_the_start_is_made_again)
+{
+	start();
+	pause_device();
+	turn();
+	for (uint32_t i = 0; i < QUEUES; i++) {
+		offer(i);
+		turn();
+		test_eventfd_take(held.virtio.queues[i].kick_fd); /* maybe its loop did already */
+		held.outside[i] = true;
+	}
+	virtio_resume(&held.virtio);
+	turn();
+	for (uint32_t i = 0; i < QUEUES; i++) {
+		cr_assert(serve(i), "nobody told what serves queue %u", i);
+		cr_assert_eq(given_back(i), 1);
+	}
+}
+
+Test(offload, a_stop_takes_the_queue_back)
+{
+	start_outside();
+	for (uint32_t i = 0; i < QUEUES; i++) {
+		offer(i);
+		offer(i);
+		serve(i);
+		held.outside[i] = false;
+	}
+	pause_device();
+	turn();
+	cr_assert_eq(n_done, 1);
+	virtio_resume(&held.virtio);
+	turn();
+	for (uint32_t i = 0; i < QUEUES; i++) {
+		cr_assert_not(held.virtio.queues[i].offloaded);
+		cr_assert_eq(given_back(i), 2);
+		held.n_runs[i] = 0;
+		offer(i);
+	}
+	turn();
+	for (uint32_t i = 0; i < QUEUES; i++) {
+		cr_assert_gt(held.n_runs[i], 0, "the loop of queue %u is deaf", i);
+		cr_assert_eq(given_back(i), 1);
+		cr_assert_eq(held.virtio.queues[i].ring.state.next_used, 3);
+		cr_assert_eq(held.virtio.queues[i].ring.state.next_available, 3);
+	}
+}
+
+Test(offload, kicks_during_a_pause_are_served_after_it)
+{
+	start_outside();
+	pause_device();
+	turn();
+	offer(0);
+	offer(1);
+	turn();
+	virtio_resume(&held.virtio);
+	turn();
+	for (uint32_t i = 0; i < 2; i++) {
+		cr_assert(serve(i));
+		cr_assert_eq(given_back(i), 1);
+		cr_assert_eq(held.n_runs[i], 0);
+	}
+}
+
+Test(offload, a_stop_interrupts_nobody)
+{
+	start_outside();
+	offer(0);
+	serve(0);
+	cr_assert_eq(test_eventfd_take(driver.rings[0].call_fd), 1);
+	pause_device();
+	turn();
+	cr_assert_eq(test_eventfd_take(driver.rings[0].call_fd), 0);
+	cr_assert_eq(driver.rings[0].used->index, 1);
+}
+
+Test(offload, here_and_outside_in_turns_nothing_is_lost)
+{
+	start();
+	for (int round = 0; round < 6; round++) {
+		uint32_t i = round % 2;
+
+		offer(i);
+		turn();
+		if (held.virtio.queues[i].offloaded)
+			serve(i);
+		cr_assert_eq(given_back(i), 1, "round %d", round);
+		pause_device();
+		turn();
+		held.outside[i] = !held.outside[i];
+		virtio_resume(&held.virtio);
+		turn();
+	}
+	cr_assert_eq(held.virtio.queues[0].ring.state.next_used, 3);
+	cr_assert_eq(held.virtio.queues[1].ring.state.next_used, 3);
+}
+
+Test(offload, a_reset_takes_the_queues_back)
+{
+	start_outside();
+	offer(1);
+	serve(1);
+	reset();
+	turn();
+	cr_assert_eq(status(), 0);
+	for (uint32_t i = 0; i < QUEUES; i++) {
+		cr_assert_not(held.virtio.queues[i].offloaded);
+		cr_assert_eq(held.n_stops[i], 1);
+		cr_assert_eq(held.virtio.queues[i].ring.state.next_used, 0);
+	}
+	start();
+	offer(1);
+	cr_assert(serve(1));
+	cr_assert_eq(given_back(1), 1);
+}
+
+Test(offload, a_reset_before_the_start_arrived)
+{
+	held.outside[0] = true;
+	driver.virtio = &held.virtio;
+	held.virtio.queues[0].ring.state.enabled = true;
+	held.virtio.queues[0].ring.state.descriptors = GUEST_PAGE_SIZE;
+	held.virtio.queues[0].ring.state.available = 2 * GUEST_PAGE_SIZE;
+	held.virtio.queues[0].ring.state.used = 3 * GUEST_PAGE_SIZE;
+	pthread_mutex_lock(&held.device.lock);
+	atomic_store(&held.virtio.status, VIRTIO_STATUS_DRIVER_OK);
+	virtio_start(&held.virtio);
+	virtio_reset(&held.virtio);
+	pthread_mutex_unlock(&held.device.lock);
+	turn();
+	cr_assert_eq(status(), 0);
+	cr_assert_eq(held.n_offloads[0], 1);
+	cr_assert_eq(held.n_stops[0], 1);
+	cr_assert_not(held.virtio.queues[0].offloaded);
+}
+
+Test(offload, a_ring_outside_of_memory_is_offered_to_nobody)
+{
+	start_outside();
+	reset();
+	turn();
+	held.n_offloads[1] = 0;
+	held.virtio.queues[1].ring.state.enabled = true;
+	held.virtio.queues[1].ring.state.descriptors = TEST_DRIVER_MEMORY;
+	pthread_mutex_lock(&held.device.lock);
+	atomic_store(&held.virtio.status, VIRTIO_STATUS_DRIVER_OK);
+	virtio_start(&held.virtio);
+	pthread_mutex_unlock(&held.device.lock);
+	turn();
+	cr_assert(status() & VIRTIO_STATUS_NEEDS_RESET);
+	cr_assert_eq(held.n_offloads[1], 0);
+	reset();
+	turn();
+	cr_assert_eq(status(), 0);
+}
+
+/* As the transport does when the driver picks a vector. */
+static void change_call(uint32_t queue, int fd)
+{
+	pthread_mutex_lock(&held.device.lock);
+	atomic_store(&held.virtio.queues[queue].ring.call_fd, fd);
+	virtio_queue_call_changed(&held.virtio.queues[queue]);
+	pthread_mutex_unlock(&held.device.lock);
+}
+
+Test(offload, a_changed_call_is_told_where_the_queue_is_served)
+{
+	held.outside[1] = true;
+	start();
+	change_call(0, -1);
+	change_call(1, config_fd);
+	cr_assert_eq(held.n_call_changes[1], 0, "told on the loop, not here");
+	turn();
+	cr_assert_eq(held.n_call_changes[0], 0, "it is served here");
+	cr_assert_eq(held.n_call_changes[1], 1);
+	cr_assert_eq(held.call_fd, config_fd);
+	change_call(1, -1);
+	turn();
+	cr_assert_eq(held.n_call_changes[1], 2);
+	cr_assert_eq(held.call_fd, -1);
+}
+
+Test(offload, a_thousand_changes_are_one_message)
+{
+	uint64_t before;
+
+	start_outside();
+	before = loop_counters(driver.loop).posts;
+	for (int i = 0; i < 1000; i++)
+		change_call(0, i % 2 ? config_fd : -1);
+	turn();
+	cr_assert_eq(loop_counters(driver.loop).posts - before, 1);
+	cr_assert_eq(held.call_fd, config_fd, "the last one counts");
+}
+
+Test(offload, a_change_while_the_queue_rests_is_seen_at_its_start)
+{
+	uint64_t before;
+
+	start_outside();
+	pause_device();
+	turn();
+	before = loop_counters(driver.loop).posts;
+	change_call(0, config_fd);
+	turn();
+	cr_assert_eq(loop_counters(driver.loop).posts, before);
+	cr_assert_eq(held.n_call_changes[0], 0);
+	virtio_resume(&held.virtio);
+	turn();
+	cr_assert_eq(atomic_load(&held.rings[0].call_fd), config_fd);
+}
+
+static void on_nothing(struct loop_source *source _unused_, const struct loop_event *event _unused_)
+{
+}
+
+/* The ring's table of files is full when the kicks are to be heard here again. */
+Test(deaf, a_queue_that_cannot_hear_needs_a_reset)
+{
+	static struct loop_source sources[64];
+	struct rlimit limit;
+	uint32_t n = 0;
+
+	cr_assert_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	limit.rlim_cur = ARRAY_SIZE(sources);
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	set_up();
+	if (!loop_has_uring(driver.loop))
+		cr_skip_test("this host has no io_uring");
+	start_outside();
+	pause_device();
+	turn();
+	for (; n < ARRAY_SIZE(sources); n++) {
+		sources[n].on_event = on_nothing;
+		cr_assert_eq(loop_add(driver.loop, &sources[n]), 0);
+		if (loop_watch_eventfd(&sources[n], config_fd) < 0)
+			break;
+	}
+	cr_assert_lt(n, ARRAY_SIZE(sources), "the loop takes no end of files");
+	held.outside[0] = false;
+	virtio_resume(&held.virtio);
+	turn();
+	cr_assert(status() & VIRTIO_STATUS_NEEDS_RESET);
+	cr_assert_eq(held.n_runs[0], 0);
+	for (uint32_t i = 0; i <= n; i++)
+		loop_remove(&sources[i]);
+	reset();
+	turn();
+	cr_assert_eq(status(), 0);
+	start();
+	offer(0);
+	turn();
+	cr_assert_eq(given_back(0), 1, "it hears again");
+	tear_down();
 }

@@ -53,6 +53,9 @@ struct echo {
 	uint16_t heads[SIZE];
 	uint32_t n_heads, n_activate;
 	bool keep;
+	bool outside; /* its queues are served elsewhere from their next start on */
+	uint32_t n_call_changes;
+	int call_fd; /* as last told */
 };
 
 static struct test_board board;
@@ -60,6 +63,11 @@ static struct test_driver driver; /* its memory and loop; the rest goes through 
 static struct pci_root root;
 static struct echo echo, other;
 static struct echo *device; /* that the accesses below go to */
+
+/* Queue 0's ring, in guest memory. */
+static struct test_descriptor *descriptors;
+static struct test_available *available;
+static struct test_used *used;
 
 static struct echo *echo_of(struct virtio_device *virtio)
 {
@@ -92,6 +100,24 @@ static void on_run(struct virtio_device *virtio, struct virtio_queue *queue)
 		give_back(of);
 }
 
+static bool on_offload(struct virtio_device *virtio, struct virtio_queue *queue _unused_)
+{
+	return echo_of(virtio)->outside;
+}
+
+static void on_call_changed(struct virtio_device *virtio, struct virtio_queue *queue)
+{
+	echo_of(virtio)->n_call_changes++;
+	echo_of(virtio)->call_fd = atomic_load(&queue->ring.call_fd);
+}
+
+/* Whoever served it elsewhere has come this far in the rings. */
+static void on_stop(struct virtio_device *virtio _unused_, struct virtio_queue *queue)
+{
+	if (queue->offloaded)
+		queue->ring.state.next_available = queue->ring.state.next_used = used->index;
+}
+
 static void on_config_read(struct virtio_device *virtio, uint32_t offset, void *data, uint32_t len)
 {
 	memcpy(data, echo_of(virtio)->config + offset, len);
@@ -115,7 +141,10 @@ static const struct virtio_ops ops = {
 	.config_read = on_config_read,
 	.config_write = on_config_write,
 	.activate = on_activate,
+	.offload = on_offload,
+	.call_changed = on_call_changed,
 	.run = on_run,
+	.stop = on_stop,
 };
 
 static void make(struct echo *of, uint32_t slot)
@@ -210,10 +239,6 @@ static void queue_place(uint16_t i, gpa_t where)
 }
 
 #define RINGS 0x100000
-
-static struct test_descriptor *descriptors;
-static struct test_available *available;
-static struct test_used *used;
 
 /* Up to DRIVER_OK with queue 0, as a driver does it. */
 static void start(void)
@@ -871,4 +896,66 @@ Test(pci, a_device_that_needs_a_reset_still_does_after_a_move)
 	device = &other;
 	cr_assert_eq(interrupts(0), 1, "the one that was pending, and no other");
 	unmake(&other);
+}
+
+/* Queues that are served elsewhere */
+
+Test(pci, a_vector_is_told_to_who_serves_the_queue)
+{
+	echo.outside = true;
+	start();
+	cr_assert_eq(echo.n_call_changes, 0, "the start has its eventfd");
+	put(QUEUE_SELECT, 0, 2);
+	put(QUEUE_VECTOR, 2, 2);
+	cr_assert_eq(echo.n_call_changes, 0, "a vCPU waits for no loop");
+	test_driver_turn(&driver);
+	cr_assert_eq(echo.n_call_changes, 1);
+	cr_assert_eq(echo.call_fd, msix_fd(&echo.pci.function, 2));
+	put(QUEUE_VECTOR, VIRTQUEUE_NO_VECTOR, 2);
+	test_driver_turn(&driver);
+	cr_assert_eq(echo.call_fd, -1);
+	/* Queue 1 is not enabled, so nobody serves it. */
+	put(QUEUE_SELECT, 1, 2);
+	put(QUEUE_VECTOR, 1, 2);
+	test_driver_turn(&driver);
+	cr_assert_eq(echo.n_call_changes, 2);
+}
+
+Test(pci, a_queue_served_elsewhere_moves)
+{
+	echo.outside = true;
+	start();
+	offer(0);
+	cr_assert_eq(used->index, 0, "it is not served here");
+	/* So somebody does; the second chain is not taken before the move. */
+	used->ring[0].id = 0;
+	used->index = 1;
+	offer(1);
+	pause_device(&echo);
+	make(&other, SLOT + 1);
+	test_board_move(&echo.pci.function.device, &other.pci.function.device);
+	device = &other;
+	test_driver_turn(&driver);
+	cr_assert_eq(used->index, 2);
+	cr_assert_eq(used->ring[1].id, 1);
+	cr_assert_eq(interrupts(1), 1);
+	offer(2);
+	cr_assert_eq(used->index, 3);
+	unmake(&other);
+}
+
+Test(pci, a_reset_takes_queues_back_from_elsewhere)
+{
+	echo.outside = true;
+	start();
+	cr_assert(echo.virtio.queues[0].offloaded);
+	status(0);
+	cr_assert_neq(get(STATUS, 1), 0, "its loop has not heard of it");
+	test_driver_turn(&driver);
+	cr_assert_eq(get(STATUS, 1), 0);
+	cr_assert_not(echo.virtio.queues[0].offloaded);
+	echo.outside = false;
+	start();
+	offer(0);
+	cr_assert_eq(used->index, 1);
 }
