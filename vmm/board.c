@@ -5,12 +5,14 @@
  */
 #include "vmm/board.h"
 
+#include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/sysinfo.h>
 
+#include "base/log.h"
 #include "vmm/x86/acpi.h"
 #include "vmm/x86/entry.h"
 #include "vmm/x86/layout.h"
@@ -112,14 +114,16 @@ static int pci_setup(struct board *board, struct error *err)
 	return 0;
 }
 
-/* As many I/O threads as the disk with the most queues has, so that no two of its queues share one.
- */
+/* As many I/O threads as the disk or card with the most queues has, so that no two of its queues
+ * share one. */
 static int io_threads_setup(struct board *board, void (*worker_start)(void *), struct error *err)
 {
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < board->vm->n_disks; i++)
 		n = MAX(n, board->vm->disks[i].queues);
+	for (uint32_t i = 0; i < board->vm->n_nets; i++)
+		n = MAX(n, board->vm->nets[i].queues);
 	n = MIN(n, (uint32_t)BOARD_IO_THREADS_MAX);
 	for (uint32_t i = 0; i < n; i++) {
 		char name[16];
@@ -132,6 +136,13 @@ static int io_threads_setup(struct board *board, void (*worker_start)(void *), s
 			return r;
 	}
 	return 0;
+}
+
+static uint32_t io_loops(const struct board *board, struct loop **loops)
+{
+	for (uint32_t i = 0; i < board->n_io_threads; i++)
+		loops[i] = board->io_threads[i].loop;
+	return board->n_io_threads;
 }
 
 static int disk_setup(struct board *board, uint32_t i, struct named_fds *fds, struct error *err)
@@ -150,12 +161,174 @@ static int disk_setup(struct board *board, uint32_t i, struct named_fds *fds, st
 	board->n_disks = i + 1;
 	if (r < 0)
 		return r;
-	for (uint32_t j = 0; j < board->n_io_threads; j++)
-		loops[j] = board->io_threads[j].loop;
 	r = blk_init(&board->disks[i], &board->pci, BOARD_SLOT_DISK + i, name, &board->memory,
-		     &board->images[i], disk->serial, disk->queues, loops, board->n_io_threads,
+		     &board->images[i], disk->serial, disk->queues, loops, io_loops(board, loops),
 		     err);
 	add(board, &board->disks[i].pci.function.device);
+	return r;
+}
+
+/* One pair's way out: what the descriptors that came for it make. */
+static int pair_setup(struct board *board, uint32_t card, uint32_t pair, struct named_fds *fds,
+		      struct loop *loop, struct net_options *options, struct error *err)
+{
+	const struct vm_net *net = &board->vm->nets[card];
+	char name[NAMED_FDS_LENGTH];
+	int fd, vhost_fd, r;
+
+	snprintf(name, sizeof(name), VM_FD_NET "%u.%u", card, pair);
+	r = take(fds, name, &fd, err);
+	if (r < 0)
+		return r;
+	r = net->kind == VM_NET_USER
+		    ? net_stream_new(&options->ports[pair], loop, fd, net->host, err)
+		    : net_tap_new(&options->ports[pair], loop, fd, err);
+	if (r < 0)
+		return r;
+	snprintf(name, sizeof(name), VM_FD_VHOST "%u.%u", card, pair);
+	vhost_fd = named_fds_take(fds, name);
+	/* What the kernel moves it does not limit. */
+	if (net->rx_rate || net->tx_rate || net->rx_frames || net->tx_frames)
+		vhost_fd = fd_close(vhost_fd);
+	if (vhost_fd < 0 && net->vhost == VM_VHOST_ON)
+		return error_set(err, -EBADF,
+				 "cannot start: the descriptor named \"%s\" was not handed over",
+				 name);
+	if (vhost_fd < 0)
+		return 0;
+	r = vhost_net_new(&options->vhosts[pair], vhost_fd, options->ports[pair]->fd,
+			  &board->memory, err);
+	if (r < 0 && net->vhost != VM_VHOST_ON) {
+		log_info("net%u: goes without vhost-net: %s", card, err->text);
+		*err = ERROR_NULL;
+		r = 0;
+	}
+	return r;
+}
+
+/* All pairs or none. */
+static bool all_vhosts(struct vhost_net **vhosts, uint32_t n)
+{
+	uint32_t have = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		have += vhosts[i] != NULL;
+	for (uint32_t i = 0; i < n && have < n; i++)
+		vhosts[i] = vhost_net_free(vhosts[i]);
+	return have == n;
+}
+
+static int net_setup(struct board *board, uint32_t card, struct named_fds *fds, struct error *err)
+{
+	const struct vm_net *net = &board->vm->nets[card];
+	struct net_port *ports[VM_QUEUES_MAX] = {0};
+	struct vhost_net *vhosts[VM_QUEUES_MAX] = {0};
+	struct loop *loops[BOARD_IO_THREADS_MAX];
+	char name[16];
+	struct net_options options = {
+		.name = name,
+		.n_pairs = net->queues,
+		.ports = ports,
+		.vhosts = vhosts,
+		.limits = {net->rx_rate, net->tx_rate, net->rx_frames, net->tx_frames},
+	};
+	uint32_t n_loops = io_loops(board, loops);
+	int r = 0;
+
+	snprintf(name, sizeof(name), "net%u", card);
+	if (net->mac)
+		r = vm_mac_parse(net->mac, options.mac);
+	else
+		vm_mac_make(board->vm->name, card, options.mac);
+	for (uint32_t i = 0; i < net->queues && r == 0; i++)
+		r = pair_setup(board, card, i, fds, loops[i % n_loops], &options, err);
+	if (r < 0) {
+		for (uint32_t i = 0; i < net->queues; i++) {
+			vhosts[i] = vhost_net_free(vhosts[i]);
+			if (ports[i])
+				ports[i]->ops->free(ports[i]);
+		}
+		return error_prefix(err, "network card %u: ", card);
+	}
+	if (!all_vhosts(vhosts, net->queues))
+		options.vhosts = NULL;
+	r = net_new(&board->nets[card], &board->pci, BOARD_SLOT_NET + card, &board->memory, loops,
+		    n_loops, &options, err);
+	if (r < 0)
+		return r;
+	board->n_nets = card + 1;
+	add(board, net_device(board->nets[card]));
+	return 0;
+}
+
+/* The named channels: the guest agent's, then those of the description. */
+static int ports_setup(struct board *board, struct named_fds *fds, struct loop *main,
+		       struct error *err)
+{
+	const struct vm_description *vm = board->vm;
+	int r = 0;
+
+	if (vm->agent) {
+		r = chardev_init_channel(&board->agent, main, err);
+		if (r == 0)
+			r = virtio_console_add_port(&board->console, BOARD_AGENT_PORT,
+						    &board->agent, err);
+	}
+	for (uint32_t i = 0; i < vm->n_ports && r == 0; i++) {
+		char name[16];
+		int fd;
+
+		snprintf(name, sizeof(name), VM_FD_PORT "%u", i);
+		r = chardev_init_channel(&board->ports[i], main, err);
+		if (r == 0)
+			r = virtio_console_add_port(&board->console, vm->ports[i].name,
+						    &board->ports[i], err);
+		if (r == 0)
+			r = take(fds, name, &fd, err);
+		if (r == 0)
+			chardev_attach(&board->ports[i], fd);
+	}
+	return r;
+}
+
+static int memory_devices_setup(struct board *board, struct loop *main, struct error *err)
+{
+	int r;
+
+	if (!board->vm->balloon)
+		return 0;
+	r = balloon_init(&board->balloon, &board->pci, BOARD_SLOT_BALLOON, "balloon",
+			 &board->memory, main, err);
+	add(board, &board->balloon.pci.function.device);
+	return r;
+}
+
+static int vsock_setup(struct board *board, struct named_fds *fds, struct loop *main,
+		       struct error *err)
+{
+	int fd, r;
+
+	if (!board->vm->vsock_cid)
+		return 0;
+	r = take(fds, VM_FD_VSOCK, &fd, err);
+	if (r == 0)
+		r = vsock_new(&board->vsock, &board->pci, BOARD_SLOT_VSOCK, "vsock", &board->memory,
+			      main, board->vm->vsock_cid, fd, err);
+	if (r == 0)
+		add(board, vsock_device(board->vsock));
+	return r;
+}
+
+static int watchdog_setup(struct board *board, struct loop *main, struct machine_events *events,
+			  struct error *err)
+{
+	int r;
+
+	if (board->vm->watchdog == VM_WATCHDOG_NONE)
+		return 0;
+	r = watchdog_init(&board->watchdog, &board->pci, BOARD_SLOT_WATCHDOG, "watchdog", main,
+			  events, err);
+	add(board, &board->watchdog.function.device);
 	return r;
 }
 
@@ -168,7 +341,7 @@ static int virtio_setup(struct board *board, struct named_fds *fds, struct loop 
 	r = virtio_console_init(&board->console, &board->pci, BOARD_SLOT_CONSOLE, "console",
 				&board->memory, main, console ? &board->chardev : NULL, err);
 	add(board, &board->console.pci.function.device);
-	if (r < 0)
+	if (r < 0 || (r = ports_setup(board, fds, main, err)) < 0)
 		return r;
 	if (board->vm->rng) {
 		r = rng_init(&board->rng, &board->pci, BOARD_SLOT_RNG, "rng", &board->memory, main,
@@ -177,11 +350,19 @@ static int virtio_setup(struct board *board, struct named_fds *fds, struct loop 
 		if (r < 0)
 			return r;
 	}
+	if ((r = memory_devices_setup(board, main, err)) < 0 ||
+	    (r = vsock_setup(board, fds, main, err)) < 0)
+		return r;
 	board->disks = calloc(VM_DISKS_MAX, sizeof(*board->disks));
 	if (!board->disks)
 		return error_set(err, -ENOMEM, "cannot make the disks: out of memory");
 	for (uint32_t i = 0; i < board->vm->n_disks; i++) {
 		r = disk_setup(board, i, fds, err);
+		if (r < 0)
+			return r;
+	}
+	for (uint32_t i = 0; i < board->vm->n_nets; i++) {
+		r = net_setup(board, i, fds, err);
 		if (r < 0)
 			return r;
 	}
@@ -236,7 +417,20 @@ int board_init(struct board *board, const struct vm_description *vm, struct name
 		return r;
 	if ((r = io_threads_setup(board, worker_start, err)) < 0)
 		return r;
-	return virtio_setup(board, fds, main, err);
+	if ((r = virtio_setup(board, fds, main, err)) < 0)
+		return r;
+	return watchdog_setup(board, main, events, err);
+}
+
+bool board_address(const struct board *board, char text[16])
+{
+	for (uint32_t i = 0; i < board->n_nets; i++) {
+		struct in_addr address = {.s_addr = net_address(board->nets[i])};
+
+		if (address.s_addr && inet_ntop(AF_INET, &address, text, 16))
+			return true;
+	}
+	return false;
 }
 
 int board_load(struct board *board, struct boot_entry *ret_entry, struct error *err)
@@ -258,10 +452,11 @@ int board_load(struct board *board, struct boot_entry *ret_entry, struct error *
 		return r;
 	r = kernel_load(&source, &board->memory, &tables, ret_entry, err);
 	if (r < 0)
-		return error_prefix(err, "kernel \"%s\"%s%s%s: ", board->vm->kernel,
-				    board->vm->initrd ? ", initrd \"" : "",
-				    board->vm->initrd ? board->vm->initrd : "",
-				    board->vm->initrd ? "\"" : "");
+		return error_prefix(
+			err, "%s \"%s\"%s%s%s: ", board->vm->firmware ? "firmware" : "kernel",
+			board->vm->firmware ? board->vm->firmware : board->vm->kernel,
+			board->vm->initrd ? ", initrd \"" : "",
+			board->vm->initrd ? board->vm->initrd : "", board->vm->initrd ? "\"" : "");
 	r = entry_prepare(ret_entry, &board->memory);
 	return r < 0 ? error_set(err, r, "cannot prepare the kernel's entry: %s", strerror(-r)) : 0;
 }
@@ -286,8 +481,16 @@ void board_deinit(struct board *board)
 	free(take_ptr(board->disks));
 	for (uint32_t i = 0; i < board->n_io_threads; i++)
 		io_thread_deinit(&board->io_threads[i]);
+	board->vsock = vsock_free(board->vsock);
+	for (uint32_t i = 0; i < board->n_nets; i++)
+		board->nets[i] = net_free(board->nets[i]);
 	if (board->chardev.source.loop)
 		chardev_deinit(&board->chardev);
+	if (board->agent.source.loop)
+		chardev_deinit(&board->agent);
+	for (uint32_t i = 0; i < VM_PORTS_MAX; i++)
+		if (board->ports[i].source.loop)
+			chardev_deinit(&board->ports[i]);
 	memory_deinit(&board->memory);
 	kvm_deinit(&board->kvm);
 	board->kernel_fd = fd_close(board->kernel_fd);

@@ -16,23 +16,32 @@
 #include "devices/pvpanic.h"
 #include "devices/rtc.h"
 #include "devices/serial.h"
+#include "devices/watchdog.h"
 #include "proto/vm.h"
+#include "virtio/balloon.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
+#include "virtio/net.h"
 #include "virtio/rng.h"
+#include "virtio/vsock.h"
 #include "vmm/io-thread.h"
 #include "vmm/kvm.h"
 #include "vmm/x86/kernel.h"
 
 #define BOARD_NAME           "corral-1"
+#define BOARD_AGENT_PORT     "org.qemu.guest_agent.0"
 #define BOARD_IO_THREADS_MAX 8
-#define BOARD_DEVICES_MAX    (16 + VM_DISKS_MAX)
+#define BOARD_DEVICES_MAX    (16 + VM_DISKS_MAX + VM_NETS_MAX)
 
 /* PCI slots. 0 is the host bridge; those not named are kept for devices to come. */
 enum board_slot {
 	BOARD_SLOT_CONSOLE = 1,
 	BOARD_SLOT_RNG = 2,
+	BOARD_SLOT_BALLOON = 3,
+	BOARD_SLOT_VSOCK = 4,
+	BOARD_SLOT_WATCHDOG = 5,
 	BOARD_SLOT_DISK = 8, /* to 23 */
+	BOARD_SLOT_NET = 24, /* to 31 */
 };
 
 struct board {
@@ -42,6 +51,8 @@ struct board {
 	struct bus io, mmio;
 	struct pci_root pci;
 	struct chardev chardev; /* the host's end of the console */
+	struct chardev agent;   /* … of the guest agent's channel */
+	struct chardev ports[VM_PORTS_MAX];
 
 	struct serial serial;
 	struct power power;
@@ -52,6 +63,11 @@ struct board {
 	struct generation generation;
 	struct virtio_console console;
 	struct rng rng;
+	struct balloon balloon;
+	struct vsock *vsock; /* owned, NULL: none */
+	struct watchdog watchdog;
+	uint32_t n_nets;
+	struct net *nets[VM_NETS_MAX]; /* owned */
 	uint32_t n_disks;
 	struct block_image images[VM_DISKS_MAX];
 	struct blk *disks; /* owned, VM_DISKS_MAX */
@@ -74,6 +90,10 @@ int board_init(struct board *board, const struct vm_description *vm, struct name
 	       struct loop *main, struct machine_events *events, void (*worker_start)(void *),
 	       struct error *err) __must_check;
 void board_deinit(struct board *board);
+
+/* The guest's address as "192.168.1.2": that of the first card that was seen to have one; false:
+ * none. */
+bool board_address(const struct board *board, char text[16]);
 
 /* Tables and kernel into memory, as at power-on; where the first vCPU enters. */
 int board_load(struct board *board, struct boot_entry *ret_entry, struct error *err) __must_check;

@@ -99,7 +99,9 @@ static json_t *status(struct control *control)
 {
 	const struct machine *machine = control->machine;
 	const struct vm_description *vm = machine->board.vm;
+	char address[16];
 	struct control_status value = {
+		.address = board_address(&machine->board, address) ? address : NULL,
 		.name = vm->name,
 		.state = machine->state,
 		.cpus = vm->cpus,
@@ -187,6 +189,87 @@ static int console_resize(struct control *control, const json_t *params, struct 
 	return r;
 }
 
+/* Another client's channel is not taken from it: its command would go unanswered. */
+static int agent_attach(struct control *control, struct control_client *client, struct error *err)
+{
+	struct board *board = &control->machine->board;
+	struct stat st;
+
+	if (!board->vm->agent)
+		return error_set(
+			err, -ENODEV,
+			"cannot reach the guest agent: the VM was made without its channel");
+	if (client->passed_fd < 0 || fstat(client->passed_fd, &st) < 0 || !S_ISSOCK(st.st_mode))
+		return error_set(err, -EBADF,
+				 "cannot reach the guest agent: send a connected socket with the "
+				 "request");
+	if (chardev_attached(&board->agent))
+		return error_set(err, -EBUSY,
+				 "cannot reach the guest agent: another client is talking to it");
+	chardev_attach(&board->agent, take_fd(client->passed_fd));
+	return 0;
+}
+
+static int balloon_move(struct control *control, const json_t *params, struct error *err)
+{
+	struct board *board = &control->machine->board;
+	struct control_balloon wanted;
+	int r = table_init(&control_balloon_table, &wanted);
+
+	if (r == 0)
+		r = table_from_json(&control_balloon_table, params, &wanted, err);
+	if (r == 0 && !board->vm->balloon)
+		r = error_set(err, -ENODEV, "cannot move the balloon: the VM was made without one");
+	if (r == 0 && wanted.size > board->vm->memory.size)
+		r = error_set(err, -ERANGE,
+			      "cannot move the balloon: the VM has %llu MiB, no more than that",
+			      (unsigned long long)(board->vm->memory.size >> 20));
+	if (r == 0)
+		balloon_set(&board->balloon, wanted.size);
+	return r;
+}
+
+static struct net *net_by_name(struct board *board, const char *name)
+{
+	for (uint32_t i = 0; i < board->n_nets; i++)
+		if (name && strcmp(net_device(board->nets[i])->name, name) == 0)
+			return board->nets[i];
+	return NULL;
+}
+
+static int link_set(struct control *control, const json_t *params, struct error *err)
+{
+	struct control_link wanted;
+	struct net *net;
+	int r = table_init(&control_link_table, &wanted);
+
+	if (r == 0)
+		r = table_from_json(&control_link_table, params, &wanted, err);
+	if (r == 0) {
+		net = net_by_name(&control->machine->board, wanted.device);
+		if (net)
+			net_set_link(net, wanted.up);
+		else
+			r = error_set(err, -ENODEV, "cannot find the network card \"%s\"",
+				      wanted.device);
+	}
+	table_deinit(&control_link_table, &wanted);
+	return r;
+}
+
+static int announce(struct control *control, struct error *err)
+{
+	struct board *board = &control->machine->board;
+	bool any = false;
+
+	for (uint32_t i = 0; i < board->n_nets; i++)
+		any |= net_announce(board->nets[i]);
+	return any ? 0
+		   : error_set(err, -EOPNOTSUPP,
+			       "cannot have the guest announce itself: it has no card that knows "
+			       "how");
+}
+
 static int device_cycle(struct control_client *client, const json_t *params, struct error *err)
 {
 	struct control_device_cycle value;
@@ -242,6 +325,14 @@ static int act(struct control_client *client, enum control_method_id method, con
 	case CONTROL_EVENTS:
 		client->wants_events = true;
 		return 0;
+	case CONTROL_AGENT:
+		return agent_attach(client->control, client, err);
+	case CONTROL_BALLOON:
+		return balloon_move(client->control, params, err);
+	case CONTROL_LINK:
+		return link_set(client->control, params, err);
+	case CONTROL_ANNOUNCE:
+		return announce(client->control, err);
 	case CONTROL_DEVICE_CYCLE:
 		return device_cycle(client, params, err);
 	default:

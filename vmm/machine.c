@@ -266,6 +266,27 @@ static void guest_trouble(struct machine *machine)
 	stop(machine);
 }
 
+/* What the description says of a guest that no longer feeds its watchdog. */
+static void watchdog_expired(struct machine *machine)
+{
+	happened(machine, "watchdog");
+	switch ((enum vm_watchdog)machine->board.vm->watchdog) {
+	case VM_WATCHDOG_RESET:
+		guest_reset(machine, "the guest no longer fed its watchdog");
+		break;
+	case VM_WATCHDOG_POWER_OFF:
+		end(machine, EXIT_WATCHDOG, "the guest no longer fed its watchdog");
+		stop(machine);
+		break;
+	case VM_WATCHDOG_PAUSE:
+		machine_pause(machine);
+		break;
+	case VM_WATCHDOG_NONE:
+	case VM_WATCHDOG_REPORT:
+		break;
+	}
+}
+
 static void guest_event(struct machine *machine, enum machine_event event)
 {
 	if (event == MACHINE_CRASH_LOADED) {
@@ -286,6 +307,9 @@ static void guest_event(struct machine *machine, enum machine_event event)
 		break;
 	case MACHINE_PANIC:
 		guest_panicked(machine);
+		break;
+	case MACHINE_WATCHDOG:
+		watchdog_expired(machine);
 		break;
 	case MACHINE_CRASH_LOADED:
 		break;
@@ -352,7 +376,8 @@ static void on_event(struct machine_events *events, enum machine_event event)
 {
 	struct machine *machine = container_of(events, struct machine, events);
 
-	if (event != MACHINE_CRASH_LOADED)
+	/* After the others the guest is not to run on as it was. */
+	if (event != MACHINE_CRASH_LOADED && event != MACHINE_WATCHDOG)
 		vcpu_group_halt(&machine->vcpus);
 	if (!(atomic_fetch_or(&machine->posted, 1u << event) & 1u << event))
 		loop_post(&machine->source, M_EVENT + event);

@@ -8,8 +8,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/if_tun.h>
 #include <linux/io_uring.h>
 #include <linux/kvm.h>
+#include <linux/vhost.h>
 #include <seccomp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -107,6 +109,16 @@ static const struct {
 	CONSTANT(MADV_UNMERGEABLE),
 	CONSTANT(PROT_EXEC),
 	CONSTANT(TCGETS),
+	CONSTANT(TUNSETOFFLOAD),
+	CONSTANT(TUNSETQUEUE),
+	CONSTANT(VHOST_GET_VRING_BASE),
+	CONSTANT(VHOST_NET_SET_BACKEND),
+	CONSTANT(VHOST_SET_FEATURES),
+	CONSTANT(VHOST_SET_VRING_ADDR),
+	CONSTANT(VHOST_SET_VRING_BASE),
+	CONSTANT(VHOST_SET_VRING_CALL),
+	CONSTANT(VHOST_SET_VRING_KICK),
+	CONSTANT(VHOST_SET_VRING_NUM),
 };
 
 static _Noreturn void __printf(1, 2) die(const char *format, ...)
