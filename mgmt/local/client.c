@@ -9,20 +9,12 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "mgmt/local/local.h"
 #include "mgmt/local/rundir.h"
 #include "mgmt/local/socket.h"
-
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 int client_open(struct client *client, const struct rundir *dir, struct error *err)
 {
@@ -83,7 +75,7 @@ static int reply_read(struct client *client, struct reply *reply, int64_t deadli
 	for (;;) {
 		char *end = memchr(reply->data, '\n', reply->used);
 		struct pollfd ready = {.fd = client->fd, .events = POLLIN};
-		int64_t left = deadline - now_ms();
+		int64_t left = deadline - clock_ms();
 		ssize_t n;
 
 		if (end) {
@@ -115,7 +107,7 @@ static void reply_drop(struct reply *reply, size_t length)
 static int reply_find(struct client *client, json_t **ret_answer)
 {
 	_cleanup_(freep) struct reply *reply = malloc(sizeof(*reply));
-	int64_t deadline = now_ms() + CLIENT_TIMEOUT_MS;
+	int64_t deadline = clock_ms() + CLIENT_TIMEOUT_MS;
 	size_t length = 0;
 	int r;
 

@@ -24,6 +24,7 @@
 
 #include "base/fd.h"
 #include "mgmt/local/doctor.h"
+#include "mgmt/local/firmware.h"
 
 #define GROUPS_LISTED_MAX 256
 
@@ -326,12 +327,16 @@ static void look_file(struct finding *f, const char *const *paths, const char *w
 
 static void look_firmware(struct finding *f)
 {
-	static const char *const paths[] = {
-		"/usr/share/corral/CLOUDHV.fd", "/usr/share/cloud-hypervisor/CLOUDHV.fd",
-		"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd", NULL};
+	_cleanup_(freep) char *path = NULL;
+	int r = firmware_find(&path, NULL);
 
-	look_file(f, paths, "optional: kernels boot without, whole disk images do not",
-		  "sudo apt-get install ovmf");
+	if (r >= 0 && exists(path)) {
+		finding_set(f, FINDING_OK, "%s", path);
+		return;
+	}
+	finding_set(f, FINDING_LIMITED, "optional: kernels boot without, whole disk images do not");
+	finding_mend(f, "tools/firmware (builds it, some four minutes), or name one in "
+			"CORRAL_FIRMWARE");
 }
 
 static void look_virtiofsd(struct finding *f)

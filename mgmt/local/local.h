@@ -16,6 +16,7 @@ enum {
 };
 
 int verb_run(int argc, char **argv);
+int verb_ci(int argc, char **argv);
 int verb_ps(int argc, char **argv);
 int verb_wait(int argc, char **argv);
 int verb_logs(int argc, char **argv);
@@ -26,10 +27,17 @@ int verb_shutdown(int argc, char **argv);
 int verb_reset(int argc, char **argv);
 int verb_kill(int argc, char **argv);
 int verb_stats(int argc, char **argv);
+int verb_vsock(int argc, char **argv);
+int verb_guest(int argc, char **argv);
+int verb_balloon(int argc, char **argv);
+int verb_link(int argc, char **argv);
+int verb_ssh(int argc, char **argv);
 int verb_doctor(int argc, char **argv);
 
-/* The flags of `corral run`, for help. */
+/* The flags of `corral run` and `corral ci`, for help. */
 void run_help(void);
+void guest_help(void);
+void ci_help(void);
 
 /* One line on standard error: "corral: …". */
 void local_say(const char *format, ...) __printf(1, 2);

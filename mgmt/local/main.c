@@ -24,8 +24,13 @@ struct verb {
 static int verb_help(int argc, char **argv);
 
 static const struct verb verbs[] = {
-	{"run", "--kernel FILE [FLAGS]", "start a VM and stay with its console, or --detach",
-	 verb_run, run_help},
+	{"run",
+	 "--kernel FILE|--disk FILE [FLAGS]\ncorral run --rootfs DIR|IMAGE [FLAGS] -- COMMAND "
+	 "ARG...",
+	 "start a VM and stay with its console, or --detach; or run a command in a guest", verb_run,
+	 run_help},
+	{"ci", "FILE [FLAGS]", "run a list of commands, each in a guest of its own", verb_ci,
+	 ci_help},
 	{"ps", "[--json]", "list the VMs of this user and how the last ones ended", verb_ps, NULL},
 	{"wait", "NAME", "wait until a VM has ended; the exit status says how", verb_wait, NULL},
 	{"logs", "NAME [--follow] [--vmm]", "what the guest printed; --vmm: what its VMM logged",
@@ -38,6 +43,15 @@ static const struct verb verbs[] = {
 	{"reset", "NAME", "reset a VM at once", verb_reset, NULL},
 	{"kill", "NAME", "end a VM at once, without asking the guest", verb_kill, NULL},
 	{"stats", "NAME [--json]", "memory and KSM, exits by reason, devices", verb_stats, NULL},
+	{"balloon", "NAME SIZE|all", "how much of its memory a guest keeps", verb_balloon, NULL},
+	{"link", "NAME net0 up|down", "plug a network card in, or out", verb_link, NULL},
+	{"ssh", "[USER@]NAME [-i KEY-FILE] [-- COMMAND ...]",
+	 "sign in to a guest whose port 22 is forwarded", verb_ssh, NULL},
+	{"guest", "NAME info|network|ping|freeze|thaw|shutdown [--json] | exec -- CMD ARG...",
+	 "ask the guest's own agent; exec ends with its command's status", verb_guest, guest_help},
+	{"vsock", "NAME connect PORT | listen PORT PATH|-",
+	 "streams between a guest's vsock ports and this terminal or UNIX sockets", verb_vsock,
+	 NULL},
 	{"doctor", "[--json]", "what this host has and lacks for VMs, and what mends it",
 	 verb_doctor, NULL},
 	{"help", "[VERB]", "this text, or a verb's own", verb_help, NULL},
@@ -71,9 +85,11 @@ static void overview(void)
 {
 	printf("corral runs virtual machines on this host.\n\n"
 	       "  corral doctor                              can this host run VMs?\n"
-	       "  corral run --kernel vmlinuz --disk root.img  boot one; Ctrl-] then q ends it\n"
+	       "  corral run --disk debian.img --net user    boot a disk; Ctrl-] then q ends it\n"
 	       "  corral run --name web --detach ...         boot one and leave it running\n"
-	       "  corral ps; corral console web              see it, and sit down at it\n\n"
+	       "  corral ps; corral console web              see it, and sit down at it\n"
+	       "  corral run --rootfs DIR -- make check      run a command in a throw-away "
+	       "guest\n\n"
 	       "verbs:\n");
 	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
 		printf("  %-10s%s\n", verbs[i].name, verbs[i].help);

@@ -31,11 +31,24 @@ static void grant_plan(struct grants *grants, const char *name, const char *path
 	grant->flags = flags;
 }
 
+/* A firmware is to a VMM what a kernel is. */
+static void kernel_plan(struct grants *grants, const struct vm_description *vm)
+{
+	grant_plan(grants, VM_FD_KERNEL, vm->firmware ? vm->firmware : vm->kernel, O_RDONLY);
+	if (vm->firmware)
+		grants->list[grants->n_grants - 1].what = "firmware";
+}
+
+static const char *grant_what(const struct grant *grant)
+{
+	return grant->what ? grant->what : grant->name;
+}
+
 void grants_plan(struct grants *grants, const struct vm_description *vm)
 {
 	grants->n_grants = 0;
 	grant_plan(grants, VM_FD_KVM, KVM_PATH, O_RDWR);
-	grant_plan(grants, VM_FD_KERNEL, vm->kernel, O_RDONLY);
+	kernel_plan(grants, vm);
 	if (vm->initrd)
 		grant_plan(grants, VM_FD_INITRD, vm->initrd, O_RDONLY);
 	for (uint32_t i = 0; i < vm->n_disks; i++) {
@@ -83,7 +96,7 @@ static int grant_refuse(const struct grant *grant, int code, struct error *err)
 {
 	if (!strcmp(grant->name, VM_FD_KVM))
 		return kvm_refuse(code, err);
-	return error_set(err, code, "cannot open %s \"%s\": %s%s", grant->name, grant->path,
+	return error_set(err, code, "cannot open %s \"%s\": %s%s", grant_what(grant), grant->path,
 			 strerror(-code), advice(grant, code));
 }
 
@@ -96,11 +109,11 @@ static int grant_check_kind(struct grant *grant, struct error *err)
 		return grant_refuse(grant, -errno, err);
 	if (S_ISDIR(st.st_mode))
 		return error_set(err, -EISDIR,
-				 "cannot use %s \"%s\": it is a directory, not a file", grant->name,
-				 grant->path);
+				 "cannot use %s \"%s\": it is a directory, not a file",
+				 grant_what(grant), grant->path);
 	if (!S_ISREG(st.st_mode) && !(grant_is_disk(grant) && S_ISBLK(st.st_mode)))
 		return error_set(err, -EINVAL, "cannot use %s \"%s\": it is not a regular file%s",
-				 grant->name, grant->path,
+				 grant_what(grant), grant->path,
 				 grant_is_disk(grant) ? " or a block device" : "");
 	grant->dev = S_ISBLK(st.st_mode) ? 0 : st.st_dev;
 	grant->ino = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_ino;
@@ -162,6 +175,13 @@ void grants_add(struct grants *grants, const char *name, int fd)
 	grant_new(grants, name)->fd = fd;
 }
 
+void grants_give(struct grants *grants, const char *name, int fd)
+{
+	for (uint32_t i = 0; i < grants->n_grants; i++)
+		if (!strcmp(grants->list[i].name, name))
+			grants->list[i].fd = fd;
+}
+
 void grants_names(const struct grants *grants, char *text, size_t size)
 {
 	size_t used = 0;
@@ -180,7 +200,7 @@ void grants_print(const struct grants *grants, FILE *file)
 	for (uint32_t i = 0; i < grants->n_grants; i++) {
 		const struct grant *grant = &grants->list[i];
 
-		fprintf(file, "  %-8s %s (%s%s)\n", grant->name, grant->path,
+		fprintf(file, "  %-8s %s (%s%s)\n", grant_what(grant), grant->path,
 			rights[grant->flags & O_ACCMODE],
 			grant->flags & O_DIRECT ? ", past the page cache" : "");
 	}

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <assert.h>
 #include <stdio.h>
 #include <sys/types.h>
 
@@ -14,6 +15,7 @@
 
 struct grant {
 	char name[NAMED_FDS_LENGTH];
+	const char *what; /* borrowed: what a person calls it, NULL for its name */
 	const char *path; /* borrowed from the description; NULL: made in the run directory */
 	int flags;        /* open(2) flags: the rights */
 	int fd;           /* owned, -1 until opened */
@@ -21,7 +23,9 @@ struct grant {
 	ino_t ino;
 };
 
-#define GRANTS_MAX (VM_DISKS_MAX + 12)
+/* A tap and a vhost-net for each pair of queues are the most. */
+#define GRANTS_MAX (VM_DISKS_MAX + VM_NETS_MAX * VM_QUEUES_MAX * 2 + VM_PORTS_MAX + 20)
+static_assert(GRANTS_MAX <= NAMED_FDS_MAX, "a VMM takes every descriptor a description asks for");
 
 struct grants {
 	uint32_t n_grants;
@@ -36,6 +40,10 @@ int grants_open(struct grants *grants, struct error *err) __must_check;
 
 /* Adds a descriptor that is open already (taken over). */
 void grants_add(struct grants *grants, const char *name, int fd);
+
+/* Gives what is planned under that name a descriptor of ours (taken over): its path is not opened.
+ */
+void grants_give(struct grants *grants, const char *name, int fd);
 
 /* The words after --fds. */
 void grants_names(const struct grants *grants, char *text, size_t size);

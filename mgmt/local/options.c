@@ -13,8 +13,11 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "mgmt/local/firmware.h"
 #include "mgmt/local/flags.h"
 #include "mgmt/local/local.h"
+#include "mgmt/local/net-words.h"
+#include "mgmt/local/parts.h"
 
 #define CONFIG_MAX (1 << 20)
 
@@ -24,78 +27,6 @@ static int set_key(void *object, const struct flag *flag, const char *value, str
 	int r = table_set_text(&vm_table, &o->vm, flag->key, value, err);
 
 	return r < 0 ? error_prefix(err, "%s: ", flag->name) : 0;
-}
-
-static const char *table_candidate(const void *list, size_t i)
-{
-	const struct table *table = list;
-
-	for (uint32_t f = 0; f < table->n_fields; f++) {
-		if (table->fields[f].flags & FIELD_INTERNAL)
-			continue;
-		if (!i--)
-			return table->fields[f].name;
-	}
-	return NULL;
-}
-
-static bool table_knows(const struct table *table, const char *key)
-{
-	const char *name;
-
-	for (size_t i = 0; (name = table_candidate(table, i)); i++)
-		if (!strcmp(name, key))
-			return true;
-	return false;
-}
-
-/* Cuts the next part off, up to a comma; two commas are one that belongs to the text. */
-static char *part_next(char **rest)
-{
-	char *start = *rest, *in = start, *out = start;
-
-	for (; *in; in++) {
-		if (*in == ',' && in[1] != ',')
-			break;
-		if (*in == ',')
-			in++;
-		*out++ = *in;
-	}
-	*rest = *in ? in + 1 : NULL;
-	*out = '\0';
-	return start;
-}
-
-static int part_set(const struct table *table, void *object, char *part, struct error *err)
-{
-	char *value = strchr(part, '=');
-	const char *near;
-
-	if (value)
-		*value++ = '\0';
-	if (table_knows(table, part))
-		return table_set_text(table, object, part, value, err);
-	near = nearest(part, table_candidate, table);
-	if (near)
-		return error_set(err, -EINVAL, "unknown word \"%s\", did you mean \"%s\"?", part,
-				 near);
-	return error_set(err, -EINVAL, "unknown word \"%s\", see `corral help run`", part);
-}
-
-/* "FIRST,key=value,key": FIRST is the value of `first_key`. */
-static int parts_set(const struct table *table, void *object, const char *flag_name,
-		     const char *first_key, const char *value, struct error *err)
-{
-	_cleanup_(freep) char *text = strdup(value);
-	char *rest = text;
-	int r;
-
-	if (!text)
-		return error_set(err, -ENOMEM, "%s: out of memory", flag_name);
-	r = table_set_text(table, object, first_key, part_next(&rest), err);
-	while (r >= 0 && rest)
-		r = part_set(table, object, part_next(&rest), err);
-	return r < 0 ? error_prefix(err, "%s: ", flag_name) : 0;
 }
 
 static int set_memory(void *object, const struct flag *flag, const char *value, struct error *err)
@@ -121,6 +52,28 @@ static int set_disk(void *object, const struct flag *flag, const char *value, st
 			 err);
 }
 
+static int set_net(void *object, const struct flag *flag, const char *value, struct error *err)
+{
+	struct run_options *o = object;
+	int r;
+
+	if (o->vm.n_nets == VM_NETS_MAX)
+		return error_set(err, -E2BIG, "%s: a VM has at most %d network cards", flag->name,
+				 VM_NETS_MAX);
+	r = table_init(&vm_net_table, &o->vm.nets[o->vm.n_nets]);
+	if (r < 0)
+		return error_set(err, r, "%s: %s", flag->name, strerror(-r));
+	return net_words_read(&o->vm.nets[o->vm.n_nets++], flag->name, value, err);
+}
+
+static int set_cloud_init(void *object, const struct flag *flag, const char *value,
+			  struct error *err)
+{
+	struct run_options *o = object;
+
+	return parts_set(&vm_cloud_init_table, &o->vm.cloud_init, flag->name, NULL, value, err);
+}
+
 /* "file=PATH" says kind and path in one. */
 static int set_console(void *object, const struct flag *flag, const char *value, struct error *err)
 {
@@ -139,6 +92,8 @@ static const struct flag run_flags[] = {
 	{"--name", "NAME", "what to call the VM (vm-PID)", set_key, .key = "name"},
 	{"--kernel", "FILE", "bzImage, ELF vmlinux, or an ELF with a PVH note", set_key,
 	 .key = "kernel"},
+	{"--firmware", "FILE", "UEFI firmware that boots from the disks, instead of a kernel",
+	 set_key, .key = "firmware"},
 	{"--initrd", "FILE", "initial RAM disk", set_key, .key = "initrd"},
 	{"--append", "TEXT", "added to the default kernel command line", flag_set_word,
 	 .offset = offsetof(struct run_options, append)},
@@ -148,13 +103,41 @@ static const struct flag run_flags[] = {
 	 .key = NULL},
 	{"--disk", "FILE[,readonly=on][,serial=TEXT][,direct=on][,queues=N]",
 	 "raw image or block device; give it again for more", set_disk, .key = NULL},
+	{"--net",
+	 "user|tap=IF|fd=N[,forward=tcp:[ADDRESS:]2222:22]...[,host=on][,mac=M]\n"
+	 "      "
+	 "[,queues=N][,vhost=on|off|auto][,rx-rate=SIZE][,tx-rate=SIZE][,rx-frames=N][,tx-frames="
+	 "N]",
+	 "network card; user: what the host reaches, through passt; give it again for more",
+	 set_net, .key = NULL},
+	{"--cloud-init", "user-data=FILE[,meta-data=FILE][,network=FILE]",
+	 "what the image configures itself by at its first boot", set_cloud_init, .key = NULL},
 	{"--console", "stdio|none|file=PATH|pty[,device=serial|virtio]",
 	 "where the guest's console goes", set_console, .key = NULL},
 	{"--rng", "on|off", "random numbers for the guest", set_key, .key = "rng"},
+	{"--balloon", "on|off", "memory the guest does not use goes back to the host", set_key,
+	 .key = "balloon"},
+	{"--agent", "on|off", "the channel of the QEMU guest agent", set_key, .key = "agent"},
+	{"--vsock", "CID", "streams between the guest and UNIX sockets of the host; CID: 3 or more",
+	 set_key, .key = "vsock-cid"},
+	{"--watchdog", "none|reset|power-off|pause|report",
+	 "what happens when the guest no longer feeds its watchdog", set_key, .key = "watchdog"},
 	{"--control", "SOCKET", "put the control socket here", flag_set_word,
 	 .offset = offsetof(struct run_options, control)},
 	{"--config", "FILE", "a description in JSON, read before the flags", flag_set_word,
 	 .offset = offsetof(struct run_options, config)},
+	{"--rootfs", "DIR|IMAGE", "the root of a command given after --; it is only read",
+	 job_set_word, .offset = offsetof(struct run_options, job.rootfs)},
+	{"--timeout", "TIME", "how long the command may take, as 30s, 5m, 1h", job_set_timeout,
+	 .key = NULL},
+	{"--env", "NAME[=VALUE]", "for the command; without a value: ours; give it again for more",
+	 job_set_environment, .key = NULL},
+	{"--cwd", "DIR", "where in the guest the command starts", job_set_word,
+	 .offset = offsetof(struct run_options, job.directory)},
+	{"--modules", "DIR|none", "the kernel's modules, if they are not where they belong",
+	 job_set_word, .offset = offsetof(struct run_options, job.modules)},
+	{"--junit", "FILE", "how the command ended, as JUnit's XML", job_set_word,
+	 .offset = offsetof(struct run_options, job.junit)},
 	{"--on-reset", "reboot|exit", "what a guest's reset does", set_key, .key = "on-reset"},
 	{"--sandbox", "on|off", "off: the VMM keeps the launcher's rights; to find faults only",
 	 set_key, .key = "sandbox"},
@@ -223,6 +206,8 @@ static int append_complete(struct run_options *o)
 
 	if (vm->n_disks && !vm->initrd)
 		root = vm->disks[0].readonly ? " root=/dev/vda ro" : " root=/dev/vda rw";
+	if (vm->firmware) /* no default; vm_check refuses what was given */
+		return o->append ? string_set(&o->vm.append, o->append) : 0;
 	if (vm->append && !o->append)
 		return 0;
 	if (vm->append)
@@ -263,11 +248,27 @@ static int name_complete(struct run_options *o)
 	return string_set(&o->vm.name, name);
 }
 
+/* A disk by itself boots as a machine with UEFI would boot it. */
+static int firmware_complete(struct run_options *o, struct error *err)
+{
+	const struct vm_description *vm = &o->vm;
+
+	if (vm->kernel || vm->firmware)
+		return 0;
+	if (!vm->n_disks || vm->initrd || vm->append || o->append)
+		return error_set(err, -EINVAL,
+				 "no kernel given: add --kernel FILE, or boot a --disk FILE by "
+				 "itself, see `corral help run`");
+	return firmware_find(&o->vm.firmware, err);
+}
+
 int options_read(struct run_options *o, int argc, char **argv, struct error *err)
 {
 	int r;
 
 	*o = (struct run_options){};
+	job_init(&o->job);
+	argc = job_cut(&o->job, argc, argv);
 	r = flags_read(o, argc, argv, err);
 	if (r < 0)
 		return LOCAL_USAGE;
@@ -284,6 +285,11 @@ int options_read(struct run_options *o, int argc, char **argv, struct error *err
 		if (r < 0)
 			return LOCAL_FAILED;
 	}
+	if (o->job.wanted && job_complete(&o->job, &o->vm, err) < 0)
+		return LOCAL_FAILED;
+	r = firmware_complete(o, err);
+	if (r < 0)
+		return r == -EINVAL ? LOCAL_USAGE : LOCAL_FAILED;
 	r = name_complete(o);
 	if (r >= 0)
 		r = append_complete(o);
@@ -293,15 +299,11 @@ int options_read(struct run_options *o, int argc, char **argv, struct error *err
 		error_set(err, r, "cannot complete the description: %s", strerror(-r));
 		return LOCAL_FAILED;
 	}
-	if (!o->vm.kernel) {
-		error_set(err, -EINVAL,
-			  "no kernel given: add --kernel FILE, see `corral help run`");
-		return LOCAL_USAGE;
-	}
 	return vm_check(&o->vm, err) < 0 ? LOCAL_FAILED : LOCAL_OK;
 }
 
 void options_deinit(struct run_options *options)
 {
 	table_deinit(&vm_table, &options->vm);
+	job_deinit(&options->job);
 }

@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 
+#include "mgmt/local/job.h"
 #include "proto/vm.h"
 
 struct run_options {
@@ -13,12 +14,16 @@ struct run_options {
 	const char *append;  /* borrowed from argv, like the next two; NULL when not given */
 	const char *control; /* where the control socket goes instead of the run directory */
 	const char *config;
-	bool own_name; /* nobody gave one: the name is our choice */
+	struct job job; /* a command to run in the guest */
+	bool own_name;  /* nobody gave one: the name is our choice */
 	bool detach;
 	bool dry_run;
 	bool verbose;
 	bool help;
 };
+
+/* In run.c: all of it, from the description to the end; the exit status. */
+int run_vm(struct run_options *options);
 
 /*
  * Fills `options` (to be deinitialised in any case) from --config first, then from the flags, then

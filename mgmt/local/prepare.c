@@ -17,6 +17,7 @@
 
 #include "mgmt/local/local.h"
 #include "mgmt/local/options.h"
+#include "mgmt/local/seed.h"
 #include "mgmt/local/socket.h"
 
 #define PID_BLANK   "          \n"
@@ -132,6 +133,22 @@ static int make_control(struct prepared *p, const char *own, struct error *err)
 	return r < 0 ? file_refuse(p, RUNDIR_CONTROL_PATH, r, err) : 0;
 }
 
+/* The host's side of the guest's vsock, beside the control socket. */
+static int make_vsock(struct prepared *p, const struct vm_description *vm, struct error *err)
+{
+	char path[RUNDIR_PATH_MAX + sizeof("/" RUNDIR_VSOCK)];
+	int fd;
+
+	if (!vm->vsock_cid)
+		return 0;
+	snprintf(path, sizeof(path), "%s/" RUNDIR_VSOCK, p->dir.path);
+	fd = socket_listen(path, err);
+	if (fd < 0)
+		return fd;
+	grants_add(&p->grants, VM_FD_VSOCK, fd);
+	return 0;
+}
+
 static int make_ready(struct prepared *p, struct error *err)
 {
 	int ends[2];
@@ -178,12 +195,29 @@ static int make_console(struct prepared *p, const struct run_options *options, s
 	grants_add(&p->grants, VM_FD_CONSOLE_LOG, log);
 	if (kind == VM_CONSOLE_PTY)
 		return make_pty(p, err);
-	if (options->detach)
+	if (options->detach || (options->job.wanted && !options->verbose))
 		return 0;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
 		return error_set(err, -errno, "cannot make a console: %s", strerror(errno));
 	p->console_fd = ends[0];
 	grants_add(&p->grants, VM_FD_CONSOLE, ends[1]);
+	return 0;
+}
+
+/* The initrd is ours, not a file; the guest says by a port what the command prints. */
+static int make_job(struct prepared *p, struct run_options *options, struct error *err)
+{
+	char name[NAMED_FDS_LENGTH];
+	int ends[2];
+
+	if (!options->job.wanted)
+		return 0;
+	grants_give(&p->grants, VM_FD_INITRD, take_fd(options->job.initrd_fd));
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+		return error_set(err, -errno, "cannot make a channel: %s", strerror(errno));
+	options->job.port_fd = ends[0];
+	snprintf(name, sizeof(name), VM_FD_PORT "%u", options->vm.n_ports - 1);
+	grants_add(&p->grants, name, ends[1]);
 	return 0;
 }
 
@@ -197,10 +231,16 @@ static int make_log(struct prepared *p, bool detach, struct error *err)
 
 static int make_all(struct prepared *p, struct run_options *options, struct error *err)
 {
-	int r;
+	int r = seed_add(&p->dir, &options->vm, err);
 
+	if (r < 0)
+		return r;
 	grants_plan(&p->grants, &options->vm);
-	r = grants_open(&p->grants, err);
+	r = make_job(p, options, err);
+	if (r >= 0)
+		r = grants_open(&p->grants, err);
+	if (r >= 0)
+		r = nets_open(&p->nets, &p->grants, &options->vm, err);
 	if (r >= 0)
 		r = make_description(p, &options->vm, err);
 	if (r >= 0)
@@ -212,10 +252,16 @@ static int make_all(struct prepared *p, struct run_options *options, struct erro
 	if (r >= 0)
 		r = make_control(p, options->control, err);
 	if (r >= 0)
+		r = make_vsock(p, &options->vm, err);
+	if (r >= 0)
 		r = make_ready(p, err);
 	if (r >= 0)
 		r = make_console(p, options, err);
-	return r >= 0 ? make_log(p, options->detach, err) : r;
+	if (r >= 0)
+		r = make_log(p, options->detach, err);
+	if (r >= 0)
+		r = nets_wait(&p->nets, err);
+	return r;
 }
 
 int prepared_init(struct prepared *p, struct run_options *options, struct error *err)
@@ -254,6 +300,7 @@ void prepared_started(struct prepared *p, pid_t vmm)
 
 void prepared_deinit(struct prepared *p)
 {
+	nets_deinit(&p->nets);
 	grants_close(&p->grants);
 	p->console_fd = fd_close(p->console_fd);
 	p->slave_fd = fd_close(p->slave_fd);

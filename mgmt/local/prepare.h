@@ -7,6 +7,7 @@
 #include <sys/types.h>
 
 #include "base/error.h"
+#include "mgmt/local/nets.h"
 #include "mgmt/local/open.h"
 #include "mgmt/local/rundir.h"
 
@@ -15,6 +16,7 @@ struct run_options;
 struct prepared {
 	struct rundir dir;
 	struct grants grants; /* the VMM's; closed on our side once it has started */
+	struct nets nets;     /* what is still starting of them */
 	int console_fd;       /* owned: our end of the console, -1 if it is not relayed */
 	int slave_fd;         /* owned: keeps a pty from hanging up while we are here */
 	int ready_fd;         /* owned: our end of the ready pipe */

@@ -17,11 +17,13 @@
 #include "base/fd.h"
 #include "mgmt/local/client.h"
 #include "mgmt/local/local.h"
+#include "mgmt/local/nets.h"
 #include "mgmt/local/open.h"
 #include "mgmt/local/options.h"
 #include "mgmt/local/prepare.h"
 #include "mgmt/local/record.h"
 #include "mgmt/local/relay.h"
+#include "mgmt/local/seed.h"
 #include "mgmt/local/spawn.h"
 #include "mgmt/local/tree.h"
 
@@ -53,6 +55,8 @@ static int dry_run(const struct vm_description *vm)
 	json_decref(json);
 	grants_plan(&grants, vm);
 	grants_print(&grants, stderr);
+	seed_print(vm, stderr);
+	nets_print(vm, stderr);
 	return LOCAL_OK;
 }
 
@@ -255,9 +259,32 @@ static int run_conclude(struct run *run)
 	return exit_status(record.reason);
 }
 
+/* `corral run … -- COMMAND`: its own output and status. */
+static int run_command(struct run *run)
+{
+	struct run_options *options = run->options;
+	const struct rundir *dir = &run->prepared->dir;
+	_cleanup_(record_deinit) struct exit_record record = {};
+	_cleanup_(fd_closep) int log = openat(dir->fd, RUNDIR_CONSOLE_LOG, O_RDONLY | O_CLOEXEC);
+	struct error err = ERROR_NULL;
+	int r = job_attend(&options->job, &options->vm, run->prepared, run->vmm, &run->status,
+			   &run->ready);
+
+	if (r < 0)
+		local_say("cannot attend to \"%s\": %s", dir->name, strerror(-r));
+	r = record_read(run->prepared->exit_fd, &record, &err);
+	if (r < 0)
+		local_say("%s, ignoring", err.text);
+	if (r && record_from_status(&record, dir->name, run->status, run->ready) < 0)
+		local_say("cannot tell how \"%s\" ended, ignoring", dir->name);
+	return job_conclude(&options->job, &options->vm, &record, log);
+}
+
 static int run_started(struct run *run, const sigset_t *before, struct error *err)
 {
 	prepared_started(run->prepared, run->vmm);
+	if (run->options->job.wanted)
+		return run_command(run);
 	if (run->options->detach) {
 		run_until_ready(run, before);
 		if (run->ready) {
@@ -272,7 +299,13 @@ static int run_started(struct run *run, const sigset_t *before, struct error *er
 	return run_conclude(run);
 }
 
-static int run_vm(struct run_options *options)
+static int run_fail(struct run_options *options, const struct error *err)
+{
+	return options->job.wanted ? job_fail(&options->job, options->vm.name, err)
+				   : local_fail(err, LOCAL_FAILED);
+}
+
+int run_vm(struct run_options *options)
 {
 	struct prepared prepared;
 	struct run run = {.options = options, .prepared = &prepared};
@@ -280,6 +313,9 @@ static int run_vm(struct run_options *options)
 	sigset_t before;
 	int r, status = LOCAL_FAILED;
 
+	/* Signals still end us: it may take seconds, and leaves nothing. */
+	if (options->job.wanted && job_prepare(&options->job, &options->vm, &err) < 0)
+		return run_fail(options, &err);
 	if (!options->vm.sandbox)
 		local_say("WARNING: --sandbox off: a guest that breaks out of its VMM has all the "
 			  "rights you have");
@@ -295,7 +331,7 @@ static int run_vm(struct run_options *options)
 		r = spawn_vmm(&spawn, &run.vmm, &err);
 	}
 	if (r < 0)
-		local_fail(&err, LOCAL_FAILED);
+		status = run_fail(options, &err);
 	else
 		status = run_started(&run, &before, &err);
 	if (!run.ready || !options->detach)
@@ -310,7 +346,9 @@ int verb_run(int argc, char **argv)
 	struct error err = ERROR_NULL;
 	int status = options_read(&options, argc, argv, &err);
 
-	if (status != LOCAL_OK)
+	if (status != LOCAL_OK && options.job.wanted)
+		status = job_fail(&options.job, options.vm.name, &err);
+	else if (status != LOCAL_OK)
 		local_fail(&err, status);
 	else if (options.help)
 		run_help();

@@ -23,6 +23,9 @@
 #define RUNDIR_DESCRIPTION  "vm.json"
 #define RUNDIR_PID          "pid"
 #define RUNDIR_EMPTY        "empty"
+#define RUNDIR_SEED         "seed.iso"    /* what --cloud-init became */
+#define RUNDIR_KNOWN_HOSTS  "known_hosts" /* of `corral ssh` */
+#define RUNDIR_VSOCK        "vsock.sock"  /* the host's side of the vsock */
 
 struct rundir {
 	char name[VM_NAME_MAX + 1];

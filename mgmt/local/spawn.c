@@ -141,8 +141,7 @@ static int __attribute__((noinline)) child_start(struct child *child, pid_t *ret
 	return 0;
 }
 
-/* Directory of our own binary, without its last slash. */
-static int own_directory(char *path, size_t size)
+int own_directory(char *path, size_t size)
 {
 	ssize_t n = readlink("/proc/self/exe", path, size);
 

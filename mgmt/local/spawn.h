@@ -6,6 +6,7 @@
 
 #include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <sys/types.h>
 
 #include "base/error.h"
@@ -22,3 +23,6 @@ struct spawn {
 
 /* The binary: $CORRAL_VMM, or beside our own, or in ../libexec/corral. */
 int spawn_vmm(const struct spawn *spawn, pid_t *ret_pid, struct error *err) __must_check;
+
+/* Directory of our own binary, without its last slash. -errno. */
+int own_directory(char *path, size_t size) __must_check;

@@ -13,6 +13,7 @@
 
 #include "base/fd.h"
 #include "mgmt/local/local.h"
+#include "mgmt/local/stats-devices.h"
 #include "mgmt/local/tree.h"
 
 #define EXITS_MAX 256
@@ -157,6 +158,8 @@ void stats_print(const json_t *counters)
 			memory_print("KSM on this host, all processes", value);
 		} else if (!strcmp(key, "exits") && json_is_object(value)) {
 			exits_print(value);
+		} else if (!strcmp(key, "devices") && json_is_object(value)) {
+			stats_devices_print(value);
 		} else {
 			json_t *one = json_pack("{s:O}", key, value);
 

@@ -2,7 +2,7 @@
 /*
  * A program that keeps a VMM's contract towards its launcher and runs no guest: descriptors by
  * --fds, a byte on "ready", the control protocol, an exit record. What its guest does is written on
- * the kernel's command line, a word each:
+ * the kernel's command line, or in the file that should be a firmware, a word each:
  *
  *   say=TEXT    prints TEXT and a newline     flood=N    prints N bytes of 'x'
  *   fds         prints the descriptors it has  env        prints its environment
@@ -10,7 +10,10 @@
  *   fail        fails to start                 exit=N     ends with status N and no record
  *   echo        sends console input back       stubborn   ignores the power button
  *   deaf        never answers the control socket, nor SIGTERM
+ *   port=HEX    writes these bytes to the first named channel, over and over with portflood=HEX
+ *   has=TEXT    prints whether the initrd holds TEXT
  *   garbage     answers the control socket with what is no JSON
+ *   at=ADDRESS  says in its status that the guest has that address
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -33,10 +36,12 @@
 struct fake {
 	struct named_fds fds;
 	struct vm_description vm;
-	int console_fd, log_fd, control_fd, exit_fd, signal_fd;
+	int console_fd, log_fd, control_fd, exit_fd, signal_fd, port_fd;
 	int clients[CLIENTS_MAX];
 	uint32_t n_clients;
 	enum vm_state state;
+	char *words;   /* owned: what the guest does */
+	char *address; /* owned, NULL: none */
 	bool stubborn, deaf, garbage, echo, pressed;
 };
 
@@ -134,6 +139,8 @@ static void fake_prepare(struct fake *fake, const char *word, const char *names)
 	fake->deaf |= !strcmp(word, "deaf");
 	fake->garbage |= !strcmp(word, "garbage");
 	fake->echo |= !strcmp(word, "echo");
+	if (!strncmp(word, "at=", 3))
+		fake->address = strdup(word + 3);
 	if (!strcmp(word, "fds"))
 		fake_print_fds(fake, names);
 	if (!strcmp(word, "fail")) {
@@ -142,12 +149,44 @@ static void fake_prepare(struct fake *fake, const char *word, const char *names)
 	}
 }
 
+/* Until nobody takes it any more, if `flood`. */
+static void fake_port(struct fake *fake, const char *hex, bool flood)
+{
+	char data[2048];
+	size_t n = 0;
+	unsigned byte;
+
+	for (; sscanf(hex, "%2x", &byte) == 1 && n < sizeof(data); hex += 2)
+		data[n++] = byte;
+	signal(SIGPIPE, SIG_IGN);
+	while (fd_write_full(fake->port_fd, data, n) >= 0 && flood)
+		;
+}
+
+static void fake_has(struct fake *fake, const char *text)
+{
+	int fd = named_fds_take(&fake->fds, VM_FD_INITRD);
+	_cleanup_(freep) char *data = NULL;
+	size_t size = 0;
+
+	if (fd < 0 || fd_read_all(fd, 16 << 20, &data, &size) < 0)
+		_exit(106);
+	fake_print(fake, "%s %s\n", memmem(data, size, text, strlen(text)) ? "has" : "lacks", text);
+	fd_close(fd);
+}
+
 static void fake_act(struct fake *fake, const char *word)
 {
 	const char *value;
 
 	if (word_value(word, "say=", &value))
 		fake_print(fake, "%s\n", value);
+	else if (word_value(word, "port=", &value))
+		fake_port(fake, value, false);
+	else if (word_value(word, "portflood=", &value))
+		fake_port(fake, value, true);
+	else if (word_value(word, "has=", &value))
+		fake_has(fake, value);
 	else if (word_value(word, "flood=", &value))
 		fake_flood(fake, strtoul(value, NULL, 10));
 	else if (word_value(word, "end=", &value))
@@ -163,7 +202,7 @@ static void fake_act(struct fake *fake, const char *word)
 
 static void fake_each_word(struct fake *fake, const char *names)
 {
-	_cleanup_(freep) char *text = strdup(fake->vm.append);
+	_cleanup_(freep) char *text = strdup(fake->words);
 	char *rest = text;
 
 	for (char *word; (word = strsep(&rest, " "));) {
@@ -176,19 +215,24 @@ static void fake_each_word(struct fake *fake, const char *names)
 
 static json_t *fake_status(const struct fake *fake)
 {
-	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:s}", "name", fake->vm.name,
-			 "state", vm_state_names[fake->state], "cpus", (json_int_t)fake->vm.cpus,
-			 "memory", (json_int_t)fake->vm.memory.size, "pid", (json_int_t)getpid(),
-			 "up-ms", (json_int_t)61000, "resets", (json_int_t)0, "machine",
-			 fake->vm.machine, "version", "fake");
+	return json_pack("{s:s*, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:s}", "address",
+			 fake->address, "name", fake->vm.name, "state", vm_state_names[fake->state],
+			 "cpus", (json_int_t)fake->vm.cpus, "memory",
+			 (json_int_t)fake->vm.memory.size, "pid", (json_int_t)getpid(), "up-ms",
+			 (json_int_t)61000, "resets", (json_int_t)0, "machine", fake->vm.machine,
+			 "version", "fake");
 }
 
 static json_t *fake_counters(void)
 {
-	return json_pack("{s:{s:i, s:i}, s:{s:{s:i}}, s:{s:I, s:I, s:I, s:I, s:I}}", "exits", "io",
-			 3, "halt", 9, "devices", "disk0", "requests", 5, "memory", "ksm-shared",
-			 (json_int_t)4096, "ksm-sharing", (json_int_t)8192, "ksm-profit",
-			 (json_int_t)-640, "private", (json_int_t)1048576, "guest",
+	return json_pack("{s:{s:i, s:i}, s:{s:{s:i}, s:{s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:s}, "
+			 "s:{s:i, s:i, s:{s:i}}}, s:{s:I, s:I, s:I, s:I, s:I}}",
+			 "exits", "io", 3, "halt", 9, "devices", "disk0", "requests", 5, "net0",
+			 "rx-frames", 100, "rx-bytes", 2048, "rx-calls", 40, "rx-long", 0,
+			 "tx-lost", 7, "vhost", 0, "link", 1, "address", "192.0.2.\x1b", "balloon",
+			 "target", 1 << 20, "actual", 1 << 19, "statistics", "free", 3 << 20,
+			 "memory", "ksm-shared", (json_int_t)4096, "ksm-sharing", (json_int_t)8192,
+			 "ksm-profit", (json_int_t)-640, "private", (json_int_t)1048576, "guest",
 			 (json_int_t)536870912);
 }
 
@@ -209,7 +253,13 @@ static json_t *fake_method(struct fake *fake, const char *method, json_t *params
 		return fake_counters();
 	if (!strcmp(method, "sandbox"))
 		return json_pack("{s:s}", "seccomp", "fake");
-	if (!strcmp(method, "pause"))
+	if (!strcmp(method, "balloon"))
+		fake_print(fake, "balloon %lld\n",
+			   json_integer_value(json_object_get(params, "size")));
+	else if (!strcmp(method, "link"))
+		fake_print(fake, "%s %s\n", json_string_value(json_object_get(params, "device")),
+			   json_is_true(json_object_get(params, "up")) ? "plugged" : "unplugged");
+	else if (!strcmp(method, "pause"))
 		fake->state = VM_PAUSED;
 	else if (!strcmp(method, "resume"))
 		fake->state = VM_RUNNING;
@@ -328,6 +378,20 @@ static void fake_read_description(struct fake *fake)
 	free(text);
 }
 
+/* A firmware has no command line: its file says it. */
+static void fake_read_words(struct fake *fake)
+{
+	int kernel = named_fds_take(&fake->fds, VM_FD_KERNEL);
+	size_t size;
+
+	if (!fake->vm.firmware)
+		fake->words = strdup(fake->vm.append ? fake->vm.append : "");
+	else if (fd_read_all(kernel, 4096, &fake->words, &size) < 0)
+		_exit(112);
+	if (!fake->words)
+		_exit(113);
+}
+
 static void fake_signals(struct fake *fake)
 {
 	sigset_t set;
@@ -356,10 +420,12 @@ int main(int argc, char **argv)
 		return 110;
 	}
 	fake_read_description(&fake);
+	fake_read_words(&fake);
 	fake.console_fd = named_fds_take(&fake.fds, VM_FD_CONSOLE);
 	fake.log_fd = named_fds_take(&fake.fds, VM_FD_CONSOLE_LOG);
 	fake.control_fd = named_fds_take(&fake.fds, VM_FD_CONTROL);
 	fake.exit_fd = named_fds_take(&fake.fds, VM_FD_EXIT);
+	fake.port_fd = named_fds_take(&fake.fds, VM_FD_PORT "0");
 	ready = named_fds_take(&fake.fds, VM_FD_READY);
 	fake_each_word(&fake, names);
 	fake_signals(&fake);

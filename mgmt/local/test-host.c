@@ -55,10 +55,28 @@ int host_left(const struct host *host)
 	return n;
 }
 
+/* A test that failed may have left VMs behind. */
+static void vms_kill(const struct host *host)
+{
+	DIR *dir = opendir(host->run);
+	struct dirent *entry;
+	char command[400];
+
+	while (dir && (entry = readdir(dir))) {
+		snprintf(command, sizeof(command), "'%s' kill '%s' >/dev/null 2>&1",
+			 getenv("CORRAL"), entry->d_name);
+		if (entry->d_name[0] != '.' && system(command) < 0)
+			break;
+	}
+	if (dir)
+		closedir(dir);
+}
+
 void host_deinit(struct host *host)
 {
 	char command[128];
 
+	vms_kill(host);
 	snprintf(command, sizeof(command), "rm -rf '%s'", host->dir);
 	cr_assert(system(command) == 0);
 }

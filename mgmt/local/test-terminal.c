@@ -44,6 +44,7 @@ static void session_start(const char *append)
 	struct winsize size = {.ws_row = 24, .ws_col = 80};
 
 	session.used = 0;
+	session.seen[0] = '\0';
 	session.pid = forkpty(&session.master, NULL, NULL, &size);
 	if (!session.pid) {
 		/* A shell's background jobs, tests among them, start with these ignored. */
@@ -70,11 +71,14 @@ static bool session_read(void)
 
 static void session_expect(const char *text)
 {
-	while (!strstr(session.seen, text))
+	char *found;
+
+	while (!(found = strstr(session.seen, text)))
 		cr_assert(session_read(), "\"%s\" never came, but: %s", text, session.seen);
-	/* What was seen does not count again. */
-	session.used = 0;
-	session.seen[0] = '\0';
+	/* What was seen does not count again; what came along with it does. */
+	found += strlen(text);
+	session.used -= found - session.seen;
+	memmove(session.seen, found, session.used + 1);
 }
 
 static void session_type(const char *keys)

@@ -257,9 +257,9 @@ Test(verbs, a_console_taken_from_a_launcher_leaves_its_vm_running)
 /* Two verbs, two flags: all of the table answers. */
 Test(verbs, help_is_there_for_all)
 {
-	static const char *const verbs[] = {"run",   "ps",     "wait",     "logs",  "console",
-					    "pause", "resume", "shutdown", "reset", "kill",
-					    "stats", "doctor", "help"};
+	static const char *const verbs[] = {
+		"run",   "ps",   "wait",  "logs",   "console", "pause",   "resume", "shutdown",
+		"reset", "kill", "stats", "doctor", "help",    "balloon", "link",   "ssh"};
 
 	host_corral(&host, &said, NULL);
 	cr_assert_eq(said.status, 0);
