@@ -14,13 +14,19 @@
 #include "guest-tests/runtime/blk.h"
 #include "guest-tests/runtime/devices.h"
 
-#define MAX_ROUNDS   100000
-#define N_INTERRUPTS 3
+#define WATCHDOG         0x25ab8086u
+#define WATCHDOG_LOCK    0x68
+#define WATCHDOG_ENABLE  2
+#define WATCHDOG_RELOAD  0xc
+#define WATCHDOG_PRELOAD 0xffffau /* of a second stage: both last for a quarter of an hour */
 
-#define N_CONFIG     64 /* words of configuration space */
-#define MAX_VECTORS  16
-#define MAX_QUEUES   8
-#define N_REGISTERS  8 /* words of a queue's part of the common configuration */
+#define MAX_ROUNDS       100000
+#define N_INTERRUPTS     3
+
+#define N_CONFIG         64 /* words of configuration space */
+#define MAX_VECTORS      16
+#define MAX_QUEUES       8
+#define N_REGISTERS      8 /* words of a queue's part of the common configuration */
 
 /* All that a driver has set up and can read back. */
 struct visible {
@@ -33,6 +39,46 @@ struct visible {
 
 static struct test_device *devices;
 static struct visible before[N_TEST_DEVICES], after;
+
+static gpa_t watchdog;
+static struct pci_device watchdog_pci;
+
+static void watchdog_write(unsigned int offset, uint32_t value)
+{
+	mmio_write16(watchdog + WATCHDOG_RELOAD, 0x80);
+	mmio_write16(watchdog + WATCHDOG_RELOAD, 0x86);
+	mmio_write32(watchdog + offset, value);
+}
+
+/* It counts down meanwhile, half-way through an unlocking. A peer has none. */
+static void watchdog_start(void)
+{
+	for (bool more = pci_next(&watchdog_pci, true); more;
+	     more = pci_next(&watchdog_pci, false)) {
+		if (pci_read32(&watchdog_pci, PCI_VENDOR) != WATCHDOG)
+			continue;
+		pci_enable(&watchdog_pci);
+		watchdog = pci_bar(&watchdog_pci, 0, NULL);
+		watchdog_write(4, WATCHDOG_PRELOAD);
+		pci_port_write(&watchdog_pci, WATCHDOG_LOCK, 1, WATCHDOG_ENABLE);
+		mmio_write16(watchdog + WATCHDOG_RELOAD, 0x80);
+		mmio_write16(watchdog + WATCHDOG_RELOAD, 0x86);
+		return;
+	}
+}
+
+static void watchdog_expect(void)
+{
+	if (!watchdog)
+		return;
+	mmio_write32(watchdog, 5); /* unlocked before the first cycle */
+	GUEST_ASSERT(mmio_read32(watchdog) == 5, "watchdog: first stage 0x%x",
+		     mmio_read32(watchdog));
+	GUEST_ASSERT(mmio_read32(watchdog + 4) == WATCHDOG_PRELOAD, "watchdog: second stage 0x%x",
+		     mmio_read32(watchdog + 4));
+	GUEST_ASSERT(pci_read8(&watchdog_pci, WATCHDOG_LOCK) == WATCHDOG_ENABLE, "watchdog: lock");
+	GUEST_ASSERT(mmio_read16(watchdog + WATCHDOG_RELOAD) == 0, "watchdog: it ran out");
+}
 
 static bool host_says_stop(const struct test_device *disk)
 {
@@ -92,7 +138,7 @@ static void cycle(struct guest_boot *boot)
 	unsigned int rounds = 0;
 
 	(void)boot;
-	for (unsigned int i = 0; i < N_TEST_DEVICES; i++) {
+	for (unsigned int i = 0; i < test_device_count(); i++) {
 		d[i].start();
 		virtio_config_irq(d[i].dev, nothing, NULL);
 		/* One of the vectors in use is masked: the one that nothing comes by. */
@@ -100,20 +146,22 @@ static void cycle(struct guest_boot *boot)
 		d[i].check();
 		look(d[i].dev, &before[i]);
 	}
+	watchdog_start();
 	note("ready");
 	do {
-		for (unsigned int i = 0; i < N_TEST_DEVICES; i++)
+		for (unsigned int i = 0; i < test_device_count(); i++)
 			d[i].load();
-		for (unsigned int i = 0; i < N_TEST_DEVICES; i++)
+		for (unsigned int i = 0; i < test_device_count(); i++)
 			d[i].settle();
-		for (unsigned int i = 0; i < N_TEST_DEVICES; i++)
+		for (unsigned int i = 0; i < test_device_count(); i++)
 			d[i].check();
 		if (rounds++ == 0)
 			note("first-round");
 		sleep_ms(1);
 	} while (rounds < MAX_ROUNDS && !host_says_stop(&d[0]));
-	for (unsigned int i = 0; i < N_TEST_DEVICES; i++)
+	for (unsigned int i = 0; i < test_device_count(); i++)
 		expect_unchanged(&d[i], &before[i]);
+	watchdog_expect();
 	note("rounds %u", rounds);
 }
 
@@ -127,7 +175,7 @@ static void interrupts(struct guest_boot *boot)
 
 	(void)boot;
 	sleep_ms(5);
-	for (unsigned int i = 0; i < N_TEST_DEVICES; i++) {
+	for (unsigned int i = 0; i < test_device_count(); i++) {
 		/* What it announced while nobody looked. */
 		while (virtq_has_used(d[i].announces))
 			d[i].collect();
@@ -146,6 +194,7 @@ void guest_main(struct guest_boot *boot)
 #else
 
 #include "guest-tests/host/harness.h"
+#include "guest-tests/host/tap.h"
 
 #define CYCLES 10
 
@@ -156,7 +205,7 @@ static void cycle_all(struct vm *vm)
 	json_t *devices = json_object_get(counters, "devices"), *device;
 	const char *name;
 
-	CHECK(json_object_size(devices) >= 3, "%zu devices", json_object_size(devices));
+	CHECK(json_object_size(devices) >= 5, "%zu devices", json_object_size(devices));
 	json_object_foreach(devices, name, device)
 		json_decref(vm_call(vm, "device-cycle", json_pack("{s:s}", "device", name)));
 	json_decref(counters);
@@ -164,10 +213,12 @@ static void cycle_all(struct vm *vm)
 
 int main(int argc, char **argv)
 {
-	struct vm_config config = {0};
+	struct vm_config config = {
+		.words = {"--balloon", "on", "--watchdog", "report", "--vsock", "3"}};
 	struct vm *vm;
 
 	test_init(argc, argv);
+	(void)tap_add_card(&config);
 	file_count_up(test_file("disk"), DISK_SIZE);
 	config.disks[0].path = test_file("disk");
 	vm = vm_start(&config);

@@ -31,7 +31,12 @@
 #define RING_SIZE       8 /* what every device has at least, QEMU's rng too */
 #define PM_TIMER_HZ     3579545u
 
+#define WATCHDOG        0x25ab8086u
+#define WATCHDOG_LOCK   0x68
+#define WATCHDOG_RELOAD 0xc
+
 static struct test_device *devices;
+static bool numbers; /* the device under test takes what it reads for page numbers */
 static uint64_t state;
 static gpa_t ram_end;
 static uint32_t saved_config[64];
@@ -203,13 +208,18 @@ static void write_config(const struct pci_device *pci)
 	pci_port_write(pci, PCI_COMMAND, 4, saved_config[PCI_COMMAND / 4] & 0xffff);
 }
 
-/* A header that a disk may take for one, of a request that spares the sectors that are checked. */
+/* A header that a disk may take for one, of a request that spares the sectors that are checked; or
+ * numbers of pages that are not this program's. */
 static void fill_header(gpa_t at)
 {
 	static const uint32_t types[] = {BLK_IN,      BLK_OUT,          BLK_FLUSH, BLK_GET_ID,
 					 BLK_DISCARD, BLK_WRITE_ZEROES, 0x80000000};
 	uint32_t *h = (uint32_t *)at;
 
+	for (unsigned int i = 0; numbers && i < 4; i++)
+		h[i] = (uint32_t)(any(4) ? (DATA >> 12) + any(1 << 10) : any_gpa() | 1 << 20);
+	if (numbers)
+		return;
 	h[0] = any(8) ? types[any(ARRAY_SIZE(types))] : any32();
 	h[1] = any32();
 	*(uint64_t *)(h + 2) = any(4) ? 64 + any(80) : random_next(&state) | 1ull << 40;
@@ -379,12 +389,15 @@ static void round_of(const struct test_device *d)
 	d->check();
 }
 
-static void run(const struct guest_boot *boot, const struct test_device *d)
+static void run(const struct guest_boot *boot, const char *name)
 {
 	uint64_t rounds = cmdline_number(boot, "rounds", 6), n = 0, ticks = 0;
 	uint64_t seconds = cmdline_number(boot, "seconds", 0);
+	const struct test_device *d = test_device_find(name);
 	uint32_t before;
 
+	if (!d)
+		GUEST_SKIP("there is none");
 	state = cmdline_number(boot, "seed", 1) * 0x9e3779b97f4a7c15ull + (uint64_t)d->name[0];
 	ram_end = boot->ram_end;
 	n_needs_reset = 0;
@@ -397,7 +410,7 @@ static void run(const struct guest_boot *boot, const struct test_device *d)
 	}
 	note("%s %lu rounds, %u resets wanted, %u stray interrupts", d->name, n, n_needs_reset,
 	     irq_stray_count());
-	for (unsigned int i = 0; i < N_TEST_DEVICES; i++) {
+	for (unsigned int i = 0; i < test_device_count(); i++) {
 		devices[i].start();
 		devices[i].check();
 	}
@@ -405,17 +418,91 @@ static void run(const struct guest_boot *boot, const struct test_device *d)
 
 static void disk(struct guest_boot *boot)
 {
-	run(boot, &devices[0]);
+	run(boot, "disk");
 }
 
 static void console(struct guest_boot *boot)
 {
-	run(boot, &devices[1]);
+	run(boot, "console");
 }
 
 static void rng(struct guest_boot *boot)
 {
-	run(boot, &devices[2]);
+	run(boot, "rng");
+}
+
+/* Zeroes are the number of a page that nobody needs. */
+static void balloon(struct guest_boot *boot)
+{
+	memset((void *)DATA, 0, (1 << 22) + 0x10000);
+	memset((void *)HEADERS, 0, 64 * 16);
+	numbers = true;
+	run(boot, "balloon");
+	numbers = false;
+}
+
+static void net(struct guest_boot *boot)
+{
+	run(boot, "net");
+}
+
+static void vsock(struct guest_boot *boot)
+{
+	run(boot, "vsock");
+}
+
+static void watchdog_write(gpa_t bar, uint32_t offset, uint32_t value)
+{
+	mmio_write16(bar + WATCHDOG_RELOAD, 0x80);
+	mmio_write16(bar + WATCHDOG_RELOAD, 0x86);
+	write_any_width(bar + offset, value);
+}
+
+/* Running out has no consequence here but a flag, by which it is seen to work in the end. */
+static void watchdog_works(const struct pci_device *pci, gpa_t bar)
+{
+	if (pci_read8(pci, WATCHDOG_LOCK) & 1)
+		return; /* as garbage has left it, until the next reset */
+	pci_port_write(pci, WATCHDOG_LOCK, 1, 0);
+	for (uint32_t offset = 0; offset <= 4; offset += 4) {
+		mmio_write16(bar + WATCHDOG_RELOAD, 0x80);
+		mmio_write16(bar + WATCHDOG_RELOAD, 0x86);
+		mmio_write32(bar + offset, 1);
+	}
+	mmio_write16(bar + WATCHDOG_RELOAD, 0x80);
+	mmio_write16(bar + WATCHDOG_RELOAD, 0x86);
+	mmio_write16(bar + WATCHDOG_RELOAD, 0x200);
+	pci_port_write(pci, WATCHDOG_LOCK, 1, 2);
+	GUEST_ASSERT(POLL_UNTIL(mmio_read16(bar + WATCHDOG_RELOAD) & 0x200, 5000),
+		     "it does not run out");
+}
+
+static void watchdog(struct guest_boot *boot)
+{
+	uint64_t rounds = cmdline_number(boot, "rounds", 6);
+	struct pci_device pci;
+	bool more;
+	gpa_t bar;
+
+	for (more = pci_next(&pci, true); more; more = pci_next(&pci, false))
+		if (pci_read32(&pci, PCI_VENDOR) == WATCHDOG)
+			break;
+	if (!more)
+		GUEST_SKIP("no watchdog");
+	state = cmdline_number(boot, "seed", 1) * 0x9e3779b97f4a7c15ull + 'w';
+	pci_enable(&pci);
+	bar = pci_bar(&pci, 0, NULL);
+	for (uint64_t i = 0; i < rounds; i++) {
+		for (unsigned int n = 0; n < REGISTER_WRITES; n++) {
+			if (any(3) == 0)
+				pci_port_write(&pci, WATCHDOG_LOCK, 1, any32() & 0xfe);
+			watchdog_write(bar, any(16), any32());
+			write_any_width(bar + any(4096) / 4 * 4, any32());
+			(void)mmio_read32(bar + any(8) * 4);
+		}
+		watchdog_works(&pci, bar);
+		write_config(&pci);
+	}
 }
 
 /* The board's small devices: any value but the ones that end the machine as they should. */
@@ -474,6 +561,10 @@ void guest_main(struct guest_boot *boot)
 	guest_case("disk", disk, boot);
 	guest_case("console", console, boot);
 	guest_case("rng", rng, boot);
+	guest_case("balloon", balloon, boot);
+	guest_case("net", net, boot);
+	guest_case("vsock", vsock, boot);
+	guest_case("watchdog", watchdog, boot);
 	guest_case("ports", ports, boot);
 }
 
@@ -483,21 +574,24 @@ void guest_main(struct guest_boot *boot)
 #include <stdlib.h>
 
 #include "guest-tests/host/harness.h"
+#include "guest-tests/host/tap.h"
 
 /* GUEST_TEST_SECONDS: that long for each device, with a seed that is printed. */
 int main(int argc, char **argv)
 {
 	const char *seconds = getenv("GUEST_TEST_SECONDS"), *seed = getenv("GUEST_TEST_SEED");
-	struct vm_config config = {0};
+	struct vm_config config = {
+		.words = {"--balloon", "on", "--watchdog", "report", "--vsock", "3"}};
 	char append[96];
 
 	test_init(argc, argv);
+	(void)tap_add_card(&config);
 	file_count_up(test_file("disk"), DISK_SIZE);
 	config.disks[0].path = test_file("disk");
 	snprintf(append, sizeof(append), "seed=%s seconds=%s", seed ? seed : "1",
 		 seconds ? seconds : "0");
 	config.append = append;
-	config.timeout_s = 110 + (seconds ? (unsigned int)atoi(seconds) * 4 : 0);
+	config.timeout_s = 110 + (seconds ? (unsigned int)atoi(seconds) * 7 : 0);
 	printf("%s\n", append);
 	return vm_judge(vm_start(&config));
 }

@@ -12,8 +12,6 @@
 
 #define ROUNDS 4
 
-static struct test_device *devices;
-
 static void expect_fresh(const struct virtio_device *dev)
 {
 	unsigned int n = mmio_read16(dev->common + VIRTIO_COMMON_N_QUEUES);
@@ -61,52 +59,79 @@ static void reset_under_load(const struct test_device *d, unsigned int round)
 	expect_marks(d);
 }
 
-static void run(unsigned int i)
+static void run(const char *name)
 {
+	const struct test_device *d = test_device_find(name);
+
+	if (!d)
+		GUEST_SKIP("there is none");
 	for (unsigned int round = 0; round < ROUNDS; round++)
-		reset_under_load(&devices[i], round);
-	devices[i].start();
-	devices[i].check();
-	devices[i].load();
-	devices[i].settle();
-	devices[i].check();
+		reset_under_load(d, round);
+	d->start();
+	d->check();
+	d->load();
+	d->settle();
+	d->check();
 }
 
 static void disk(struct guest_boot *boot)
 {
 	(void)boot;
-	run(0);
+	run("disk");
 }
 
 static void console(struct guest_boot *boot)
 {
 	(void)boot;
-	run(1);
+	run("console");
 }
 
 static void rng(struct guest_boot *boot)
 {
 	(void)boot;
-	run(2);
+	run("rng");
+}
+
+static void balloon(struct guest_boot *boot)
+{
+	(void)boot;
+	run("balloon");
+}
+
+static void net(struct guest_boot *boot)
+{
+	(void)boot;
+	run("net");
+}
+
+static void vsock(struct guest_boot *boot)
+{
+	(void)boot;
+	run("vsock");
 }
 
 void guest_main(struct guest_boot *boot)
 {
-	devices = test_devices();
+	(void)test_devices();
 	guest_case("disk", disk, boot);
 	guest_case("console", console, boot);
 	guest_case("rng", rng, boot);
+	guest_case("balloon", balloon, boot);
+	guest_case("net", net, boot);
+	guest_case("vsock", vsock, boot);
 }
 
 #else
 
 #include "guest-tests/host/harness.h"
+#include "guest-tests/host/tap.h"
 
 int main(int argc, char **argv)
 {
-	struct vm_config config = {0};
+	struct vm_config config = {.words = {"--balloon", "on", "--vsock", "3"}};
 
 	test_init(argc, argv);
+	(void)tap_add_card(&config);
 	file_count_up(test_file("disk"), DISK_SIZE);
 	config.disks[0].path = test_file("disk");
 	return vm_judge(vm_start(&config));

@@ -22,7 +22,7 @@
 #define TEST_SKIP    77
 
 #define VM_MAX_DISKS 4
-#define VM_MAX_WORDS 8
+#define VM_MAX_WORDS 12
 
 struct vm_disk_config {
 	const char *path;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The three virtio devices of the board as one kind of thing, for tests that do the same to each:
+ * The virtio devices of the board as one kind of thing, for tests that do the same to each:
  * start it, fill it with work, see that it works.
  */
 #pragma once
@@ -29,11 +29,17 @@ struct test_device {
 	size_t buffer_len;
 };
 
-#define N_TEST_DEVICES 3
+#define N_TEST_DEVICES 6
 
 /* A request of an idle device whose end is announced by the queue's own interrupt, or the test
  * fails. */
 void test_device_interrupt(const struct test_device *d);
 
-/* Finds disk, console and rng; the disk's sector 0 must hold the bytes 0, 1, 2 … */
+/*
+ * Finds disk, console, rng in this order, then balloon, net and vsock as far as they are there. The
+ * disk's sector 0 must hold the bytes 0, 1, 2 …; the card's host sends every frame back.
+ */
 struct test_device *test_devices(void);
+unsigned int test_device_count(void);
+/* NULL: there is none of that name. */
+struct test_device *test_device_find(const char *name);

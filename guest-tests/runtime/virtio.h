@@ -10,6 +10,7 @@
 #define VIRTIO_ID_BLK             2
 #define VIRTIO_ID_CONSOLE         3
 #define VIRTIO_ID_RNG             4
+#define VIRTIO_ID_BALLOON         5
 
 #define VIRTIO_F_INDIRECT_DESC    (1ull << 28)
 #define VIRTIO_F_EVENT_IDX        (1ull << 29)

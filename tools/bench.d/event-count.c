@@ -4,15 +4,18 @@
  * In: events and a command. Out: a line an event, "NAME COUNT", in FILE. The kernel's own counters
  * do it: nothing is traced, stopped or slowed but by the increment.
  *
- *   event-count FILE EVENT[/FILTER]... -- COMMAND ...
+ *   event-count [--of PID] FILE EVENT[/FILTER]... -- COMMAND ...
  *
+ * With --of, they are counted of that process, in the threads it has at the start.
  * An event is SYSTEM:NAME, a filter what the kernel takes for one ("reason==2").
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/perf_event.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,11 +26,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define EVENTS_MAX 32
+#define EVENTS_MAX  32
+
+#define THREADS_MAX 64
 
 struct counter {
-	const char *text; /* borrowed: the word on the command line */
-	int fd;           /* owned */
+	const char *text;    /* borrowed: the word on the command line */
+	int fd[THREADS_MAX]; /* owned; one for a command, with all that it starts */
+	unsigned int n_fd;
 };
 
 static void __attribute__((noreturn)) die(const char *what, const char *to_what)
@@ -66,7 +72,7 @@ static uint64_t event_id(int tracefs, const char *event, size_t len)
 	return strtoull(text, NULL, 10);
 }
 
-static void counter_open(struct counter *counter, int tracefs, pid_t pid)
+static void counter_open(struct counter *counter, int tracefs, pid_t pid, bool command)
 {
 	const char *filter = strchr(counter->text, '/');
 	size_t len = filter ? (size_t)(filter - counter->text) : strlen(counter->text);
@@ -74,16 +80,49 @@ static void counter_open(struct counter *counter, int tracefs, pid_t pid)
 		.type = PERF_TYPE_TRACEPOINT,
 		.size = sizeof(attr),
 		.config = event_id(tracefs, counter->text, len),
-		.disabled = 1,
-		.inherit = 1,
-		.enable_on_exec = 1,
+		.disabled = command,
+		.inherit = command,
+		.enable_on_exec = command,
 	};
+	int fd = syscall(SYS_perf_event_open, &attr, pid, -1, -1, PERF_FLAG_FD_CLOEXEC);
 
-	counter->fd = syscall(SYS_perf_event_open, &attr, pid, -1, -1, PERF_FLAG_FD_CLOEXEC);
-	if (counter->fd < 0)
+	if (fd < 0)
 		die("count ", counter->text);
-	if (filter && ioctl(counter->fd, PERF_EVENT_IOC_SET_FILTER, filter + 1) < 0)
+	if (filter && ioctl(fd, PERF_EVENT_IOC_SET_FILTER, filter + 1) < 0)
 		die("filter ", counter->text);
+	counter->fd[counter->n_fd++] = fd;
+}
+
+static void open_of_process(struct counter *counters, unsigned int n, int tracefs, const char *pid)
+{
+	char path[64];
+	struct dirent *entry;
+	DIR *threads;
+
+	snprintf(path, sizeof(path), "/proc/%s/task", pid);
+	threads = opendir(path);
+	if (!threads)
+		die("find the threads of process ", pid);
+	while ((entry = readdir(threads))) {
+		pid_t thread = atoi(entry->d_name);
+
+		for (unsigned int i = 0; thread > 0 && i < n; i++)
+			if (counters[i].n_fd < THREADS_MAX)
+				counter_open(&counters[i], tracefs, thread, false);
+	}
+	closedir(threads);
+}
+
+static uint64_t counter_read(const struct counter *counter)
+{
+	uint64_t sum = 0, count;
+
+	for (unsigned int i = 0; i < counter->n_fd; i++) {
+		if (read(counter->fd[i], &count, sizeof(count)) != sizeof(count))
+			die("read the counter of ", counter->text);
+		sum += count;
+	}
+	return sum;
 }
 
 /* The child waits until its counters are there; the end of the pipe without a byte ends it. */
@@ -116,34 +155,38 @@ static void report(const char *path, const struct counter *counters, unsigned in
 
 	if (!file)
 		die("write ", path);
-	for (unsigned int i = 0; i < n; i++) {
-		uint64_t count;
-
-		if (read(counters[i].fd, &count, sizeof(count)) != sizeof(count))
-			die("read the counter of ", counters[i].text);
-		fprintf(file, "%s %" PRIu64 "\n", counters[i].text, count);
-	}
+	for (unsigned int i = 0; i < n; i++)
+		fprintf(file, "%s %" PRIu64 "\n", counters[i].text, counter_read(&counters[i]));
 	if (fclose(file) != 0)
 		die("write ", path);
 }
 
 int main(int argc, char **argv)
 {
-	struct counter counters[EVENTS_MAX];
+	static struct counter counters[EVENTS_MAX];
+	const char *of = NULL;
 	unsigned int n = 0;
 	int i, tracefs, go, status;
 	pid_t pid;
 
+	if (argc > 2 && !strcmp(argv[1], "--of")) {
+		of = argv[2];
+		argc -= 2;
+		argv += 2;
+	}
 	for (i = 2; i < argc && strcmp(argv[i], "--") != 0 && n < EVENTS_MAX; i++)
 		counters[n++].text = argv[i];
 	if (n == 0 || i + 1 >= argc || strcmp(argv[i], "--") != 0) {
-		fprintf(stderr, "usage: event-count FILE EVENT[/FILTER]... -- COMMAND [WORD...]\n");
+		fprintf(stderr, "usage: event-count [--of PID] FILE EVENT[/FILTER]... -- COMMAND "
+				"[WORD...]\n");
 		return 2;
 	}
 	tracefs = open_tracefs();
 	pid = start(argv + i + 1, &go);
-	for (unsigned int k = 0; k < n; k++)
-		counter_open(&counters[k], tracefs, pid);
+	if (of)
+		open_of_process(counters, n, tracefs, of);
+	for (unsigned int k = 0; k < n && !of; k++)
+		counter_open(&counters[k], tracefs, pid, true);
 	if (write(go, "g", 1) != 1)
 		die("start ", argv[i + 1]);
 	if (waitpid(pid, &status, 0) < 0)
