@@ -129,7 +129,7 @@ static bool inflate(struct balloon *balloon, const struct virtqueue_chain *chain
 static bool report_range(struct balloon *balloon, const struct iovec *iov, uint64_t *done,
 			 int64_t *left)
 {
-	while (*done<iov->iov_len && * left> 0) {
+	while (*left > 0 && *done < iov->iov_len) {
 		uint8_t *from = (uint8_t *)iov->iov_base + *done;
 		uint64_t start = (uintptr_t)from;
 		uint64_t here = MIN(iov->iov_len - *done, PIECE - start % BALLOON_PAGE_SIZE);
