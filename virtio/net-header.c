@@ -5,9 +5,16 @@
  */
 #include "virtio/net-header.h"
 
+#include <linux/if_tun.h>
 #include <string.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "headers are little-endian");
+
+/* Newer than the oldest headers we build with: linux/if_tun.h. */
+#ifndef TUN_F_USO4
+#define TUN_F_USO4 0x20
+#define TUN_F_USO6 0x40
+#endif
 
 /* No TCP sends less in a segment: 48 bytes of which 40 may be options. */
 #define GSO_SIZE_MIN 8
@@ -102,6 +109,15 @@ uint32_t net_offloads_of(uint64_t features)
 		offloads |= NET_OFFLOAD_USO;
 	/* Long frames lack their checksums. */
 	return offloads & NET_OFFLOAD_CSUM ? offloads : 0;
+}
+
+unsigned int net_tun_offloads(uint32_t offloads)
+{
+	return (offloads & NET_OFFLOAD_CSUM ? TUN_F_CSUM : 0) |
+	       (offloads & NET_OFFLOAD_TSO4 ? TUN_F_TSO4 : 0) |
+	       (offloads & NET_OFFLOAD_TSO6 ? TUN_F_TSO6 : 0) |
+	       (offloads & NET_OFFLOAD_ECN ? TUN_F_TSO_ECN : 0) |
+	       (offloads & NET_OFFLOAD_USO ? TUN_F_USO4 | TUN_F_USO6 : 0);
 }
 
 bool net_mac_is_station(const uint8_t mac[6])

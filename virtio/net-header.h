@@ -84,6 +84,8 @@ bool net_head_is_for_host(const uint8_t *head, uint32_t size);
 
 /* Segmentation offloads among `features` of the guest's side, as NET_OFFLOAD_*. */
 uint32_t net_offloads_of(uint64_t features);
+/* The same as the kernel's TUN_F_*, for TUNSETOFFLOAD. */
+unsigned int net_tun_offloads(uint32_t offloads);
 
 /* Not a group's address, and not none. */
 bool net_mac_is_station(const uint8_t mac[6]);

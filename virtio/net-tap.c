@@ -23,13 +23,8 @@
 
 #include "base/fd.h"
 #include "base/io.h"
+#include "virtio/net-header.h"
 #include "virtio/net-port.h"
-
-/* Linux 6.2; both or none. */
-#ifndef TUN_F_USO4
-#define TUN_F_USO4 0x20
-#define TUN_F_USO6 0x40
-#endif
 
 #define BATCH_MAX    32
 #define LENT_MAX     256  /* pieces of the guest's for one frame */
@@ -307,21 +302,12 @@ static void tap_flush(struct net_port *port)
 	tap->n_unflushed = 0;
 }
 
-static unsigned int tun_offloads(uint32_t offloads)
-{
-	return (offloads & NET_OFFLOAD_CSUM ? TUN_F_CSUM : 0) |
-	       (offloads & NET_OFFLOAD_TSO4 ? TUN_F_TSO4 : 0) |
-	       (offloads & NET_OFFLOAD_TSO6 ? TUN_F_TSO6 : 0) |
-	       (offloads & NET_OFFLOAD_ECN ? TUN_F_TSO_ECN : 0) |
-	       (offloads & NET_OFFLOAD_USO ? TUN_F_USO4 | TUN_F_USO6 : 0);
-}
-
 static void tap_accept(struct net_port *port, uint32_t offloads)
 {
 	struct tap *tap = to_tap(port);
 	char why[80];
 
-	if (!tap->gone && ioctl(port->fd, TUNSETOFFLOAD, tun_offloads(offloads)) < 0) {
+	if (!tap->gone && ioctl(port->fd, TUNSETOFFLOAD, net_tun_offloads(offloads)) < 0) {
 		snprintf(why, sizeof(why), "its tap refuses the guest's offloads: %s",
 			 strerror(errno));
 		lose(tap, why);
@@ -410,9 +396,9 @@ static int probe_offloads(struct tap *tap)
 		NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4 | NET_OFFLOAD_TSO6 | NET_OFFLOAD_ECN;
 	const int fd = tap->port.fd;
 
-	if (ioctl(fd, TUNSETOFFLOAD, tun_offloads(common | NET_OFFLOAD_USO)) == 0)
+	if (ioctl(fd, TUNSETOFFLOAD, net_tun_offloads(common | NET_OFFLOAD_USO)) == 0)
 		tap->port.offloads = common | NET_OFFLOAD_USO;
-	else if (ioctl(fd, TUNSETOFFLOAD, tun_offloads(common)) == 0)
+	else if (ioctl(fd, TUNSETOFFLOAD, net_tun_offloads(common)) == 0)
 		tap->port.offloads = common;
 	return ioctl(fd, TUNSETOFFLOAD, 0) < 0 ? -errno : 0;
 }

@@ -21,17 +21,16 @@
 
 #include "base/atomic.h"
 #include "base/fd.h"
+#include "virtio/net-header.h"
 #include "virtio/net-port.h"
 
 #define FEATURE(bit) (1ull << (bit))
 
-/* Newer than the oldest headers we build with. virtio 1.2, 5.1.3, and linux/if_tun.h. */
+/* Newer than the oldest headers we build with. virtio 1.2, 5.1.3. */
 #define GUEST_USO4   54
 #define GUEST_USO6   55
 #define HOST_USO     56
 #define GUEST_HDRLEN 59
-#define USO4         0x20ul
-#define USO6         0x40ul
 
 /* What the one who serves the rings takes part in, and knows from us. */
 #define RING_FEATURES                                                             \
@@ -76,28 +75,6 @@ uint64_t vhost_net_features(const struct vhost_net *vhost)
 	return PASSED_FEATURES | vhost->features;
 }
 
-/*
- * What the tap may leave to the guest. The kernel refuses what makes no sense, and so do we before
- * it: nothing goes without checksums, ECN not without TCP, UDP for one version of IP only.
- */
-static unsigned long tap_offloads(uint64_t features)
-{
-	const uint64_t uso = FEATURE(GUEST_USO4) | FEATURE(GUEST_USO6);
-	unsigned long offloads = 0;
-
-	if (!(features & FEATURE(VIRTIO_NET_F_GUEST_CSUM)))
-		return 0;
-	if (features & FEATURE(VIRTIO_NET_F_GUEST_TSO4))
-		offloads |= TUN_F_TSO4;
-	if (features & FEATURE(VIRTIO_NET_F_GUEST_TSO6))
-		offloads |= TUN_F_TSO6;
-	if (offloads && features & FEATURE(VIRTIO_NET_F_GUEST_ECN))
-		offloads |= TUN_F_TSO_ECN;
-	if ((features & uso) == uso)
-		offloads |= USO4 | USO6;
-	return offloads | TUN_F_CSUM;
-}
-
 /* The same for both queues: while one runs, nothing changes. */
 static int set_features(const struct vhost_net *vhost, uint64_t features)
 {
@@ -105,7 +82,7 @@ static int set_features(const struct vhost_net *vhost, uint64_t features)
 
 	if (wanted & ~vhost->features)
 		return -EOPNOTSUPP;
-	if (ioctl(vhost->tap_fd, TUNSETOFFLOAD, tap_offloads(features)) < 0)
+	if (ioctl(vhost->tap_fd, TUNSETOFFLOAD, net_tun_offloads(net_offloads_of(features))) < 0)
 		return -errno;
 	return request(vhost, VHOST_SET_FEATURES, &wanted);
 }
