@@ -4,10 +4,11 @@
  * length, 32 bits big-endian, and no virtio header, so no offloads. On the pair's loop. Nothing
  * migrates.
  *
- * Out, all frames of a batch are one write from the guest's pages; one write is under way at a
- * time, and a frame that was sent in part is finished before anything else, even over a stop. In,
- * large reads go into a buffer of ours, and the frames are handed over where they lie. The other
- * end is not trusted: at the first length that makes no sense the link is down for good.
+ * Out, the frames of a batch are written from the guest's pages, as many at once as the other end
+ * is sure to find whole; one write is under way at a time, and a frame that was sent in part is
+ * finished before anything else, even over a stop. In, large reads go into a buffer of ours, and
+ * the frames are handed over where they lie. The other end is not trusted: at the first length that
+ * makes no sense the link is down for good.
  */
 #include <arpa/inet.h>
 #include <assert.h>
@@ -34,6 +35,14 @@
 #define FRAMES_MAX  256 /* on their way out */
 #define BUDGET      256 /* frames handed over in one go */
 #define NO_FILE     UINT32_MAX
+/*
+ * Bytes of a write that is more than one frame. The kernel puts what is written into buffers of 32
+ * KiB and what a page has over, and between two of them the other end may read, or the socket be
+ * full. Debian 12's passt loses frames when the rest of one comes in two buffers, or when the last
+ * four bytes or fewer of a read are the beginning of one. So only a frame that is alone in its
+ * write is ever cut, once.
+ */
+#define WRITE_MAX (32 * 1024)
 
 struct out_frame {
 	const struct iovec *iov; /* borrowed; without the header */
@@ -163,15 +172,15 @@ static uint32_t add_frame(struct stream *stream, uint32_t n, struct out_frame *f
 
 static uint32_t gather(struct stream *stream)
 {
-	uint32_t n = 0, skip = stream->done;
+	uint32_t n = 0, skip = stream->done, size = stream->tail_end - stream->tail_start;
 
-	if (stream->tail_start < stream->tail_end)
-		stream->iov[n++] = (struct iovec){stream->tail + stream->tail_start,
-						  stream->tail_end - stream->tail_start};
+	if (size)
+		stream->iov[n++] = (struct iovec){stream->tail + stream->tail_start, size};
 	for (uint32_t i = 0; i < stream->n_frames; i++) {
 		struct out_frame *frame = frame_at(stream, i);
 
-		if (frame->n_iov + 1 > IOV_MAX - n)
+		size += frame->size - skip;
+		if (n && (size > WRITE_MAX || frame->n_iov + 1 > IOV_MAX - n))
 			break;
 		n = add_frame(stream, n, frame, &skip);
 	}

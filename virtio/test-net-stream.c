@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -219,7 +220,6 @@ BOTH(stream, frames_of_a_batch_go_out_in_one_call)
 	tear_down();
 }
 
-/* The other end reads slowly: writes are partial, wait, and go on in the middle of a frame. */
 /* Of what passt would send to the host's own services, nothing reaches passt. */
 BOTH(stream, frames_to_the_loopback_are_lost)
 {
@@ -278,6 +278,7 @@ BOTH(stream, a_frame_goes_where_it_went_when_it_was_judged)
 	tear_down();
 }
 
+/* The other end reads slowly: writes are partial, wait, and go on in the middle of a frame. */
 BOTH(stream, frames_go_out_to_a_slow_reader)
 {
 	uint32_t size, n = QUEUED;
@@ -300,6 +301,83 @@ BOTH(stream, frames_go_out_to_a_slow_reader)
 	free(wanted);
 	free(got);
 	free_frames(n);
+	tear_down();
+}
+
+static void send_all(uint32_t n, uint32_t size)
+{
+	for (uint32_t i = 0; i < n; i++)
+		cr_assert(eq(int, send_frame(i, size), 0));
+	card->port->ops->flush(card->port);
+}
+
+static uint32_t count_waiting(void)
+{
+	int n;
+
+	cr_assert(eq(int, ioctl(peer, FIONREAD, &n), 0));
+	return (uint32_t)n;
+}
+
+/* The kernel keeps no more than that together, and passt is out of step if it does not. */
+BOTH(stream, a_write_is_whole_frames_and_32_kib_at_most)
+{
+	static uint8_t got[100 * 1004];
+	uint32_t n_waiting = 0;
+
+	make_stream(*without_uring);
+	send_all(100, 1000);
+	while (card->n_sent < 100) {
+		const uint64_t n_calls = card->port->n_write_calls;
+		const uint32_t before = n_waiting;
+
+		cr_assert(eq(int, loop_turn(card->loop, UINT64_MAX), 0));
+		n_waiting = count_waiting();
+		cr_assert(eq(u32, n_waiting % 1004, 0), "a frame is cut");
+		cr_assert(le(u64, n_waiting - before,
+			     32768 * (1 + card->port->n_write_calls - n_calls)));
+	}
+	cr_assert(eq(u64, card->port->n_write_calls, 4), "they are still written together");
+	drain(got, sizeof(got));
+	card_settle(card);
+	free_frames(100);
+	tear_down();
+}
+
+BOTH(stream, a_large_frame_is_alone_in_its_write)
+{
+	static uint8_t wanted[104 + MOST + 4 + 104], got[sizeof(wanted)];
+	uint32_t size = 0;
+
+	make_stream(*without_uring);
+	for (uint32_t i = 0; i < 3; i++) {
+		cr_assert(eq(int, send_frame(i, i == 1 ? MOST : 100), 0));
+		size += put_frame(wanted + size, i == 1 ? MOST : 100, i);
+	}
+	card->port->ops->flush(card->port);
+	UNTIL(card, card->n_sent == 3);
+	cr_assert(eq(u64, card->port->n_write_calls, 3));
+	drain(got, size);
+	cr_assert(eq(int, memcmp(got, wanted, size), 0));
+	card_settle(card);
+	free_frames(3);
+	tear_down();
+}
+
+BOTH(stream, a_full_socket_cuts_no_frame)
+{
+	static uint8_t got[QUEUED * 1504];
+
+	make_stream(*without_uring);
+	send_all(QUEUED, 1500);
+	card_settle(card);
+	cr_assert(gt(u32, card->n_sent, 0));
+	cr_assert(lt(u32, card->n_sent, QUEUED));
+	cr_assert(eq(u32, count_waiting(), card->n_sent * 1504));
+	drain(got, sizeof(got));
+	UNTIL(card, card->n_sent == QUEUED);
+	card_settle(card);
+	free_frames(QUEUED);
 	tear_down();
 }
 
