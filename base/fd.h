@@ -43,7 +43,7 @@ ssize_t fd_receive(int socket, void *data, size_t size, int *ret_fds, size_t max
  * name.
  */
 #define NAMED_FDS_FIRST  3
-#define NAMED_FDS_MAX    192
+#define NAMED_FDS_MAX    256
 #define NAMED_FDS_LENGTH 24 /* with its NUL */
 
 struct named_fds {

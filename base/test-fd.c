@@ -401,5 +401,5 @@ Test(named_fds, too_many_are_refused)
 		at += (size_t)snprintf(list + at, sizeof(list) - at, "%s%d", i ? "," : "", i);
 	struct outcome *o = parse_in_child(list, "0", NAMED_FDS_MAX + 1);
 	cr_assert(eq(int, o->r, -E2BIG));
-	cr_assert(eq(str, o->err.text, "--fds: more than 192 descriptors"));
+	cr_assert(eq(str, o->err.text, "--fds: more than 256 descriptors"));
 }

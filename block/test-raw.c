@@ -20,7 +20,7 @@
 #define SIZE (1u << 20)
 
 static char path[32];
-static struct block_image image;
+static struct block_image *image;
 static struct error err;
 
 static void set_up(void)
@@ -41,38 +41,43 @@ static void tear_down(void)
 
 TestSuite(raw, .init = set_up, .fini = tear_down, .timeout = 30);
 
+static int open_fd(int fd, bool readonly, const char *name)
+{
+	const struct block_open how = {.format = "raw", .name = name, .readonly = readonly};
+
+	err = ERROR_NULL;
+	image = NULL;
+	return block_open(&image, fd, &how, &err);
+}
+
 static int try_open(int flags, bool readonly)
 {
 	int fd = open(path, flags | O_CLOEXEC), r;
 
 	cr_assert_geq(fd, 0);
-	err = ERROR_NULL;
-	r = block_open_raw(&image, fd, readonly, "the disk", &err);
+	r = open_fd(fd, readonly, "the disk");
 	cr_assert_eq(err.code, r);
-	if (r < 0) {
+	if (r < 0)
 		cr_assert(strstr(err.text, "the disk"), "\"%s\" names it", err.text);
-		block_close(&image);
-	}
 	return r;
 }
 
 Test(raw, a_file_is_a_disk_of_its_size)
 {
 	cr_assert_eq(try_open(O_RDWR, false), 0);
-	cr_assert_eq(image.size, SIZE);
-	cr_assert_eq(image.io_block, 512);
-	cr_assert_not(image.readonly);
-	cr_assert(image.can_discard);
-	block_close(&image);
-	cr_assert_eq(image.fd, -1);
+	cr_assert_eq(image->size, SIZE);
+	cr_assert_eq(image->io_block, 512);
+	cr_assert_not(image->readonly);
+	cr_assert(image->can_discard);
+	block_close(image);
 }
 
 Test(raw, a_read_only_disk_changes_nothing)
 {
 	cr_assert_eq(try_open(O_RDONLY, true), 0);
-	cr_assert(image.readonly);
-	cr_assert_not(image.can_discard);
-	block_close(&image);
+	cr_assert(image->readonly);
+	cr_assert_not(image->can_discard);
+	block_close(image);
 }
 
 Test(raw, a_descriptor_for_reading_is_no_writable_disk)
@@ -92,7 +97,7 @@ Test(raw, sizes_are_whole_sectors)
 	}
 	cr_assert_eq(truncate(path, 512), 0);
 	cr_assert_eq(try_open(O_RDWR, false), 0);
-	block_close(&image);
+	block_close(image);
 }
 
 Test(raw, what_is_not_a_file_is_refused)
@@ -103,54 +108,47 @@ Test(raw, what_is_not_a_file_is_refused)
 	for (uint32_t i = 0; i < ARRAY_SIZE(paths); i++) {
 		int fd = open(paths[i], O_RDONLY | O_CLOEXEC);
 
-		err = ERROR_NULL;
-		cr_assert_eq(block_open_raw(&image, fd, true, paths[i], &err), -EINVAL);
+		cr_assert_eq(open_fd(fd, true, paths[i]), -EINVAL);
 		cr_assert(*err.text);
-		block_close(&image);
 	}
 	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	cr_assert_eq(block_open_raw(&image, pair[0], false, "socket", &err), -EINVAL);
-	block_close(&image);
+	cr_assert_eq(open_fd(pair[0], false, "socket"), -EINVAL);
 	close(pair[1]);
 }
 
 Test(raw, a_closed_descriptor_is_said)
 {
-	cr_assert_lt(block_open_raw(&image, -1, false, "nothing", &err), 0);
+	cr_assert_lt(open_fd(-1, false, "nothing"), 0);
 	cr_assert(strstr(err.text, "nothing"));
-	block_close(&image);
 }
 
 Test(raw, closing_nothing_is_fine)
 {
-	struct block_image none = {0};
-
-	block_close(&none);
-	cr_assert_eq(none.fd, -1);
+	cr_assert_null(block_close(NULL));
 }
 
 Test(raw, two_writers_are_refused)
 {
-	struct block_image first;
+	struct block_image *first;
 
 	cr_assert_eq(try_open(O_RDWR, false), 0);
 	first = image;
 	cr_assert_eq(try_open(O_RDWR, false), -EBUSY);
 	cr_assert_eq(try_open(O_RDONLY, true), -EBUSY);
-	block_close(&first);
+	block_close(first);
 	cr_assert_eq(try_open(O_RDWR, false), 0);
-	block_close(&image);
+	block_close(image);
 }
 
 Test(raw, many_readers_are_welcome)
 {
-	struct block_image first;
+	struct block_image *first;
 
 	cr_assert_eq(try_open(O_RDONLY, true), 0);
 	first = image;
 	cr_assert_eq(try_open(O_RDONLY, true), 0);
-	block_close(&image);
-	block_close(&first);
+	block_close(image);
+	block_close(first);
 }
 
 /* Operations, on both engines */
@@ -223,7 +221,7 @@ static void check_range(struct loop *loop, struct block_channel *channel, enum i
 static void check_operations(bool without_uring)
 {
 	const struct loop_options options = {.name = "test", .without_uring = without_uring};
-	struct block_channel channel;
+	struct block_channel *channel = NULL;
 	uint8_t data[4096];
 	struct loop *loop;
 	struct stat st;
@@ -231,21 +229,21 @@ static void check_operations(bool without_uring)
 	cr_assert_eq(try_open(O_RDWR, false), 0);
 	cr_assert_eq(loop_new(&loop, &options, &err), 0, "%s", err.text);
 	cr_assert_eq(loop_enable(loop), 0);
-	cr_assert_eq(block_channel_open(&channel, &image, loop), 0);
+	cr_assert_eq(block_channel_open(&channel, image, loop), 0);
 	memset(data, 0xa5, sizeof(data));
-	cr_assert_eq(transfer(loop, &channel, IO_WRITE, data, sizeof(data), SIZE - 4096), 4096);
+	cr_assert_eq(transfer(loop, channel, IO_WRITE, data, sizeof(data), SIZE - 4096), 4096);
 	memset(data, 0, sizeof(data));
-	cr_assert_eq(transfer(loop, &channel, IO_READ, data, sizeof(data), SIZE - 4096), 4096);
+	cr_assert_eq(transfer(loop, channel, IO_READ, data, sizeof(data), SIZE - 4096), 4096);
 	cr_assert(all_bytes(data, sizeof(data), 0xa5));
-	cr_assert_eq(transfer(loop, &channel, IO_READ, data, sizeof(data), SIZE - 512), 512,
+	cr_assert_eq(transfer(loop, channel, IO_READ, data, sizeof(data), SIZE - 512), 512,
 		     "a short read comes up as it is");
-	cr_assert_eq(perform(loop, &channel, &(struct io_op){.kind = IO_FLUSH}), 0);
-	check_range(loop, &channel, IO_DISCARD);
-	check_range(loop, &channel, IO_ZERO);
-	check_range(loop, &channel, IO_ZERO_KEEP);
-	block_channel_close(&channel);
+	cr_assert_eq(perform(loop, channel, &(struct io_op){.kind = IO_FLUSH}), 0);
+	check_range(loop, channel, IO_DISCARD);
+	check_range(loop, channel, IO_ZERO);
+	check_range(loop, channel, IO_ZERO_KEEP);
+	block_channel_close(channel);
 	loop_free(loop);
-	block_close(&image);
+	block_close(image);
 	cr_assert_eq(stat(path, &st), 0);
 	cr_assert(S_ISBLK(st.st_mode) || st.st_size == SIZE, "nothing grew or shrank");
 }
@@ -289,18 +287,16 @@ Test(raw, a_block_device_is_a_disk_too)
 	int device = loop_device();
 
 	cr_assert_eq(try_open(O_RDWR, false), 0);
-	cr_assert_eq(image.size, SIZE);
-	cr_assert_eq(image.io_block, 512);
-	block_close(&image);
+	cr_assert_eq(image->size, SIZE);
+	cr_assert_eq(image->io_block, 512);
+	block_close(image);
 	check_operations(false);
 	check_operations(true);
 	close(device);
 	path[0] = '\0'; /* nothing of ours is there to remove */
 }
 
-Test(raw, a_channel_that_was_closed_can_be_closed)
+Test(raw, closing_no_channel_is_fine)
 {
-	struct block_channel channel = {0};
-
-	block_channel_close(&channel);
+	cr_assert_null(block_channel_close(NULL));
 }

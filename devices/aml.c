@@ -34,6 +34,7 @@
 #define METHOD_SERIALIZED (1u << 3)
 #define REGION_IO         1
 #define FIELD_BYTE        1
+#define FIELD_DWORD_ZEROS 0x43 /* what is not written of a word is written as zeroes */
 #define NAME_SIZE         4
 #define LENGTH_BYTES_MAX  4
 
@@ -230,6 +231,15 @@ void aml_field(struct aml *aml, const char *region)
 	block_open(aml, false);
 	aml_path(aml, region);
 	cursor_put_u8(&aml->out, FIELD_BYTE);
+}
+
+void aml_field32(struct aml *aml, const char *region)
+{
+	cursor_put_u8(&aml->out, OP_EXTENDED);
+	cursor_put_u8(&aml->out, OP_EXT_FIELD);
+	block_open(aml, false);
+	aml_path(aml, region);
+	cursor_put_u8(&aml->out, FIELD_DWORD_ZEROS);
 }
 
 void aml_name(struct aml *aml, const char *name)

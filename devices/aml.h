@@ -44,7 +44,8 @@ void aml_package(struct aml *aml, uint8_t n_elements);
 void aml_resources(struct aml *aml); /* a buffer with a resource template */
 void aml_if(struct aml *aml);        /* first term is the condition */
 void aml_else(struct aml *aml);
-void aml_field(struct aml *aml, const char *region); /* byte access, no lock, bits preserved */
+void aml_field(struct aml *aml, const char *region);   /* byte access, no lock, bits preserved */
+void aml_field32(struct aml *aml, const char *region); /* 32 bits, no lock, the rest as zeroes */
 void aml_end(struct aml *aml);
 
 /* Name (name, …): the next term is the value. */

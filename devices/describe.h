@@ -15,5 +15,7 @@ void pvpanic_describe(const struct device *device, struct aml *aml);
 void generation_describe(const struct device *device, struct aml *aml);
 /* The generic event device, and the power button that it tells about. */
 void ged_describe(const struct device *device, struct aml *aml);
+/* A device for each PCI slot, and what the generic event device calls. After the PCI root. */
+void pci_hotplug_describe(const struct device *device, struct aml *aml);
 /* Ports that only the FADT and firmware name. */
 void power_describe(const struct device *device, struct aml *aml);

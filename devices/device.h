@@ -109,11 +109,15 @@ struct irq_host {
 	const struct irq_ops *ops;
 };
 
-/* Kicks into a device: a guest write of any length to `gpa` signals `fd` and goes no further. */
+/* What a guest reaches a device by: memory accesses, or I/O ports where the architecture has them.
+ */
+enum device_space { SPACE_MEMORY, SPACE_PORTS };
+
+/* Kicks into a device: a guest write of any length to `at` signals `fd` and goes no further. */
 struct kick_host;
 struct kick_ops {
-	int (*add)(struct kick_host *host, gpa_t gpa, int fd);
-	int (*remove)(struct kick_host *host, gpa_t gpa, int fd);
+	int (*add)(struct kick_host *host, enum device_space space, gpa_t at, int fd);
+	int (*remove)(struct kick_host *host, enum device_space space, gpa_t at, int fd);
 };
 struct kick_host {
 	const struct kick_ops *ops;

@@ -14,6 +14,7 @@
 /* Bits of the byte; part of the board. */
 #define GED_POWER_BUTTON 0x01
 #define GED_GENERATION   0x04 /* the VM generation id has changed */
+#define GED_PCI_HOTPLUG  0x08 /* a PCI slot was filled, or is to be given up */
 
 struct ged {
 	struct device device; /* first */

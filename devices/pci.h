@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One PCI bus, its functions, their configuration space, BARs and MSI-X. Configuration accesses
- * come in through ports CF8/CFC and through ECAM; memory accesses to the BAR window are handed to
- * the function whose BAR holds the address. BARs are assigned before the first instruction, so a
- * guest without firmware finds them in place, and may be moved by a guest that wants to.
+ * come in through ports CF8/CFC and through ECAM; accesses to the windows of BARs, in memory and,
+ * where the board has one, of I/O ports, are handed to the function whose BAR holds the address.
+ * BARs are assigned before the first instruction, so a guest without firmware finds them in place,
+ * and may be moved by a guest that wants to. Functions come and go while vCPUs run (hot-plug): one
+ * that comes so has its BARs nowhere until the guest places them, or resets.
  */
 #pragma once
 
@@ -68,8 +70,10 @@ struct pci_function_ops {
 };
 
 struct pci_bar {
-	uint64_t size; /* a power of two >= 4096, 0: none. 32-bit memory, not prefetchable */
-	uint64_t home; /* address assigned at power-on */
+	/* A power of two, 0: none. Memory: >= 4096, 32 bits, not prefetchable. Ports: 4 to 256. */
+	uint64_t size;
+	enum device_space space;
+	uint64_t home;            /* address assigned at power-on */
 	_Atomic uint64_t address; /* where it answers now, 0: nowhere */
 	gpa_t told;               /* the address last given to moved(); root's moves */
 };
@@ -86,6 +90,8 @@ struct pci_function {
 	struct pci_bar bars[PCI_BARS];
 	struct msix msix;
 	uint32_t msix_offset; /* of the capability, 0: none */
+	uint32_t n_inside;    /* accesses under way; root's lock */
+	bool hidden;          /* no further ones, it is on its way out; root's lock */
 };
 
 struct pci_ids {
@@ -99,22 +105,31 @@ struct pci_latch {
 	uint32_t address;
 };
 
-/* The root: a device of its own, on the bus for CF8/CFC, ECAM and the BAR window. */
+/* Where BARs are. */
+struct pci_window {
+	gpa_t start;
+	uint64_t size; /* 0: there is none */
+};
+
+/* The root: a device of its own, on the buses for CF8/CFC, ECAM and the windows of BARs. */
 struct pci_root {
 	struct device device;
 	struct pci_latch latch;                    /* CF8; lock */
-	struct pci_function *functions[PCI_SLOTS]; /* weak; fixed before vCPUs run */
+	struct pci_function *functions[PCI_SLOTS]; /* weak; read under the lock or `moves`, written
+						      under both */
 	struct irq_host *irqs;                     /* borrowed */
 	struct kick_host *kicks;                   /* borrowed */
-	gpa_t window, window_size, next_bar;
-	struct pci_function bridge; /* slot 0: 8086:0d57 */
-	pthread_mutex_t moves;      /* of BARs; taken with a function's lock held */
+	struct pci_window windows[2];              /* by enum device_space */
+	struct pci_function bridge;                /* slot 0: 8086:0d57 */
+	pthread_cond_t left;   /* the last access of a hidden function has ended; the lock */
+	pthread_mutex_t moves; /* of BARs; taken with a function's lock held, before the root's */
 };
 
 struct pci_layout {
 	gpa_t ecam;   /* 1 MiB: bus 0 */
 	gpa_t window; /* 32-bit memory for BARs */
 	uint64_t window_size;
+	uint32_t ports, n_ports; /* for BARs; 0: none */
 };
 
 int pci_root_init(struct pci_root *root, const struct pci_layout *layout, struct bus *io,
@@ -130,9 +145,24 @@ uint32_t pci_add_capability(struct pci_function *function, uint8_t id, uint8_t s
 void pci_config_put16(struct pci_function *function, uint32_t offset, uint16_t value);
 void pci_config_put32(struct pci_function *function, uint32_t offset, uint32_t value);
 void pci_add_bar(struct pci_function *function, uint32_t bar, uint64_t size);
-/* Plugs it in: BARs get their homes. -EBUSY: slot taken; -ENOSPC: window full. */
+/* In I/O ports. False: the board has none for BARs. */
+bool pci_add_port_bar(struct pci_function *function, uint32_t bar, uint32_t size);
+/* Plugs it in: BARs get their homes. -EBUSY: slot taken; -ENOSPC: window full. Main thread. */
 int pci_plug(struct pci_root *root, struct pci_function *function, uint32_t slot,
 	     struct error *err) __must_check;
+
+/* The same while vCPUs run: decoding is off and the BARs have no address, until the guest gives
+ * them one; from its next reset on they are at home. */
+int pci_plug_hot(struct pci_root *root, struct pci_function *function, uint32_t slot,
+		 struct error *err) __must_check;
+/* From now on nobody reaches what is in the slot: it reads as empty. False: it did so before. Any
+ * thread, waits for nobody. */
+bool pci_hide(struct pci_root *root, uint32_t slot);
+/*
+ * Takes the function out of its slot: waits for accesses under way, and its kicks end. Its vectors
+ * stay until msix_deinit. Main thread, without a lock.
+ */
+void pci_unplug(struct pci_function *function);
 
 /* What a function's device_ops call for their generic part. */
 void pci_function_reset(struct pci_function *function);

@@ -154,6 +154,17 @@ Test(aml, fields_count_bits)
 		 "EFGH\x40\x04");
 }
 
+Test(aml, fields_of_words)
+{
+	struct aml aml = start();
+
+	aml_field32(&aml, "REGN");
+	aml_field_bits(&aml, "ABCD", 32);
+	aml_end(&aml);
+	IS(&aml, "\x5b\x81\x0bREGN\x43"
+		 "ABCD\x20");
+}
+
 Test(aml, methods_hold_operators)
 {
 	struct aml aml = start();

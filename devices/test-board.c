@@ -49,15 +49,19 @@ static int msi_set(struct irq_host *host _unused_, uint32_t vector _unused_,
 	return 0;
 }
 
-static int kick_add(struct kick_host *host, gpa_t gpa _unused_, int fd _unused_)
+static int kick_add(struct kick_host *host, enum device_space space, gpa_t at, int fd _unused_)
 {
-	container_of(host, struct test_board, kicks)->n_kicks++;
+	struct test_board *board = container_of(host, struct test_board, kicks);
+
+	board->n_kicks[space]++;
+	board->last_kick = at;
 	return 0;
 }
 
-static int kick_remove(struct kick_host *host, gpa_t gpa _unused_, int fd _unused_)
+static int kick_remove(struct kick_host *host, enum device_space space, gpa_t at _unused_,
+		       int fd _unused_)
 {
-	container_of(host, struct test_board, kicks)->n_kicks--;
+	container_of(host, struct test_board, kicks)->n_kicks[space]--;
 	return 0;
 }
 

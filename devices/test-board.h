@@ -21,7 +21,8 @@ struct test_board {
 	int lines[TEST_BOARD_LINES]; /* owned eventfds, -1: none */
 	uint32_t n_vectors;
 	int vectors[TEST_BOARD_VECTORS]; /* likewise */
-	uint32_t n_kicks;                /* registered now */
+	uint32_t n_kicks[2];             /* registered now, by enum device_space */
+	gpa_t last_kick;                 /* where the last one was registered */
 };
 
 void test_board_init(struct test_board *board);

@@ -13,6 +13,7 @@
 #include "base/fd.h"
 #include "devices/ged.h"
 #include "devices/i8042.h"
+#include "devices/pci-hotplug.h"
 #include "devices/power.h"
 #include "devices/pvpanic.h"
 #include "devices/rtc.h"
@@ -31,8 +32,10 @@ static struct ged ged;
 static struct i8042 i8042;
 static struct rtc rtc;
 static struct pvpanic pvpanic;
+static struct pci_hotplug hotplug;
 static struct device *const devices[] = {&serial.device, &power.device, &ged.device,
-					 &i8042.device,  &rtc.device,   &pvpanic.device};
+					 &i8042.device,  &rtc.device,   &pvpanic.device,
+					 &hotplug.device};
 static uint64_t seed;
 
 static void set_up(void)
@@ -55,6 +58,7 @@ static void set_up(void)
 	cr_assert_eq(i8042_init(&i8042, &board.io, &board.events, NULL), 0);
 	cr_assert_eq(rtc_init(&rtc, &board.io, NULL), 0);
 	cr_assert_eq(pvpanic_init(&pvpanic, &board.io, &board.events, NULL), 0);
+	cr_assert_eq(pci_hotplug_init(&hotplug, &board.io, &ged, NULL), 0);
 }
 
 static void tear_down(void)
@@ -99,6 +103,10 @@ static void host_does_something(void)
 		cr_assert_eq(errno, EAGAIN);
 	if (random_below(8) == 0)
 		ged_raise(&ged, GED_POWER_BUTTON);
+	if (random_below(8) == 0)
+		pci_hotplug_added(&hotplug, 1 + random_below(31));
+	if (random_below(8) == 0)
+		pci_hotplug_ask(&hotplug, 1 + random_below(31));
 	cr_assert_eq(loop_turn(loop, 0), 0);
 }
 
@@ -117,6 +125,7 @@ Test(garbage, accesses)
 	cr_assert_eq(test_board_in(&board, SERIAL_PORT + 1, 1), 0);
 	cr_assert_eq(test_board_in(&board, SERIAL_PORT + 3, 1), 3);
 	cr_assert_eq(test_board_in(&board, GED_PORT, 1), 0);
+	cr_assert_eq(test_board_in(&board, PCI_HOTPLUG_PORT + PCI_HOTPLUG_UP, 4), 0);
 }
 
 /* Each byte of each device's saved state is changed in turn: the state is refused or works. */

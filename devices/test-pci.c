@@ -5,6 +5,7 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "devices/pci.h"
@@ -14,10 +15,14 @@
 #define ECAM        0xe0000000u
 #define WINDOW      0xc0000000u
 #define WINDOW_SIZE (1u << 20)
+#define PORTS       0xc000u
+#define N_PORTS     0x1000u
 #define BAR_SIZE    0x4000u
+#define PORT_BAR    64u
 #define ENABLE      0x80000000u
 #define SLOT_A      3
 #define SLOT_B      31
+#define SLOT_P      9
 
 struct move {
 	uint32_t bar;
@@ -34,7 +39,7 @@ struct part {
 
 static struct test_board board;
 static struct pci_root root;
-static struct part a, b;
+static struct part a, b, p; /* p is plugged in by those who want ports */
 
 static void record(struct part *part, uint32_t bar, uint64_t offset, uint32_t len)
 {
@@ -107,8 +112,11 @@ static void part_init(struct part *part, const char *name)
 
 static void set_up(void)
 {
-	static const struct pci_layout layout = {
-		.ecam = ECAM, .window = WINDOW, .window_size = WINDOW_SIZE};
+	static const struct pci_layout layout = {.ecam = ECAM,
+						 .window = WINDOW,
+						 .window_size = WINDOW_SIZE,
+						 .ports = PORTS,
+						 .n_ports = N_PORTS};
 	struct error err = ERROR_NULL;
 
 	test_board_init(&board);
@@ -476,6 +484,181 @@ Test(pci, a_full_window_is_said)
 	cr_assert_eq(cf8_read(5, 0, 4), UINT32_MAX);
 }
 
+static struct part extra;
+
+static void plug_extra(bool hot)
+{
+	struct error err = ERROR_NULL;
+
+	part_init(&extra, "extra");
+	cr_assert_eq(hot ? pci_plug_hot(&root, &extra.function, 5, &err)
+			 : pci_plug(&root, &extra.function, 5, &err),
+		     0, "%s", err.text);
+}
+
+Test(pci, a_function_that_comes_late_is_nowhere)
+{
+	plug_extra(true);
+	cr_assert_eq(cf8_read(5, 0, 4), 0x56781234);
+	cr_assert_eq(cf8_read(5, 4, 2), 0, "decodes nothing");
+	cr_assert_eq(cf8_read(5, 0x10, 4), 0);
+	cr_assert_eq(extra.n_moves, 0);
+	cr_assert_eq(mmio_read(extra.function.bars[0].home, 4), UINT32_MAX);
+	cr_assert_eq(mmio_read(0, 4), UINT32_MAX);
+}
+
+Test(pci, the_guest_places_what_came_late)
+{
+	uint32_t there = WINDOW + WINDOW_SIZE - BAR_SIZE;
+
+	plug_extra(true);
+	cf8_write(5, 0x10, UINT32_MAX, 4);
+	cr_assert_eq(cf8_read(5, 0x10, 4), ~(BAR_SIZE - 1));
+	cf8_write(5, 0x10, there, 4);
+	cf8_write(5, 4, 6, 2);
+	cr_assert_eq(mmio_read(there + 4, 4), 0xbbbbbbbb);
+	cr_assert_eq(extra.n_accesses, 1);
+	cr_assert_eq(extra.n_moves, 1);
+	cr_assert_eq(extra.moves[0].to, there);
+}
+
+Test(pci, what_came_late_is_at_home_after_a_reset)
+{
+	plug_extra(true);
+	pci_function_reset(&extra.function);
+	cr_assert_eq(cf8_read(5, 0x10, 4), extra.function.bars[0].home);
+	cr_assert(cf8_read(5, 4, 2) & 2);
+	cr_assert_eq(mmio_read(extra.function.bars[0].home, 4), 0xbbbbbbbb);
+	cr_assert_neq(extra.function.bars[0].home, a.function.bars[0].home);
+	cr_assert_neq(extra.function.bars[0].home, b.function.bars[0].home);
+}
+
+Test(pci, a_slot_is_empty_after_an_unplug)
+{
+	uint32_t home;
+
+	plug_extra(false);
+	home = cf8_read(5, 0x10, 4);
+	cr_assert_eq(mmio_read(home, 4), 0xbbbbbbbb);
+	extra.n_moves = 0;
+	pci_unplug(&extra.function);
+	cr_assert_eq(cf8_read(5, 0, 4), UINT32_MAX);
+	cr_assert_eq(ecam_read(5, 0x100, 4), UINT32_MAX);
+	cr_assert_eq(mmio_read(home, 4), UINT32_MAX);
+	cr_assert_eq(extra.n_moves, 1, "its kicks are taken away");
+	cr_assert_eq(extra.moves[0].from, home);
+	cr_assert_eq(extra.moves[0].to, 0);
+	plug_extra(true);
+	cr_assert_eq(cf8_read(5, 0, 4), 0x56781234, "and can be filled again");
+	cr_assert_eq(extra.function.bars[0].home, home);
+}
+
+Test(pci, a_hidden_function_cannot_be_reached)
+{
+	uint32_t home;
+
+	plug_extra(false);
+	home = cf8_read(5, 0x10, 4);
+	cr_assert(pci_hide(&root, 5));
+	cr_assert_not(pci_hide(&root, 5), "hidden already");
+	cr_assert_not(pci_hide(&root, 6), "empty");
+	cr_assert_not(pci_hide(&root, PCI_SLOTS));
+	cr_assert_eq(cf8_read(5, 0, 4), UINT32_MAX);
+	cf8_write(5, 0x10, 0, 4);
+	cr_assert_eq(mmio_read(home, 4), UINT32_MAX);
+	cr_assert_eq(extra.n_accesses, 0);
+	cr_assert_eq(extra.function.config.bytes[0x12], home >> 16 & 0xff);
+	pci_unplug(&extra.function);
+}
+
+Test(pci, who_waits_for_a_place_gets_it_from_what_leaves)
+{
+	uint32_t place;
+
+	plug_extra(false);
+	place = cf8_read(5, 0x10, 4);
+	cf8_write(SLOT_A, 0x10, place, 4);
+	cr_assert_eq(a.moves[0].to, 0, "the other is still there");
+	pci_unplug(&extra.function);
+	cr_assert_eq(a.n_moves, 2);
+	cr_assert_eq(a.moves[1].to, place);
+	cr_assert_eq(mmio_read(place, 4), 0xaaaaaaaa);
+}
+
+/* However often something comes and goes, there is room for it. */
+Test(pci, homes_are_given_back)
+{
+	gpa_t home;
+
+	plug_extra(false);
+	home = extra.function.bars[0].home;
+	for (uint32_t i = 0; i < 2 * WINDOW_SIZE / BAR_SIZE; i++) {
+		pci_unplug(&extra.function);
+		plug_extra(i & 1);
+		cr_assert_eq(extra.function.bars[0].home, home);
+	}
+	pci_unplug(&extra.function);
+}
+
+#define COMINGS 2000
+
+static _Atomic bool over;
+static _Atomic uint64_t n_seen, n_missed;
+
+/* A guest's CPU that looks at the slot by both doors and at its BAR, wherever it may be. */
+static void *look(void *argument)
+{
+	const gpa_t place = (uintptr_t)argument;
+
+	while (!atomic_load(&over)) {
+		uint64_t id = 0, value = 0;
+
+		bus_read(&board.mmio, ECAM + (5 << 15), &id, 4);
+		if (id != UINT32_MAX && id != 0x56781234)
+			return (void *)1;
+		atomic_fetch_add(id == UINT32_MAX ? &n_missed : &n_seen, 1);
+		value = place;
+		bus_write(&board.mmio, ECAM + (5 << 15) + 0x10, &value, 4);
+		value = 6;
+		bus_write(&board.mmio, ECAM + (5 << 15) + 4, &value, 2);
+		bus_read(&board.mmio, place, &value, 4);
+		if ((uint32_t)value != UINT32_MAX && (uint32_t)value != 0xbbbbbbbb)
+			return (void *)2;
+	}
+	return NULL;
+}
+
+/* What looks is never inside of what has been unplugged: its memory is another's at once. */
+Test(pci, functions_come_and_go_under_their_users)
+{
+	static const gpa_t places[] = {WINDOW + WINDOW_SIZE / 2, WINDOW + WINDOW_SIZE / 4,
+				       WINDOW + WINDOW_SIZE / 2};
+	pthread_t threads[ARRAY_SIZE(places)];
+
+	for (uint32_t i = 0; i < ARRAY_SIZE(places); i++)
+		cr_assert_eq(pthread_create(&threads[i], NULL, look, (void *)(uintptr_t)places[i]),
+			     0);
+	/* Until both were seen, and often. */
+	for (uint32_t i = 0; i < COMINGS || !atomic_load(&n_seen) || !atomic_load(&n_missed); i++) {
+		plug_extra(i & 1);
+		if (i & 2)
+			(void)pci_hide(&root, 5);
+		pci_unplug(&extra.function);
+		cr_assert_eq(extra.function.n_inside, 0);
+		for (uint32_t k = 0; k < extra.n_moves; k++)
+			cr_assert_neq(extra.moves[k].from, extra.moves[k].to);
+		memset(&extra, 0x5a, sizeof(extra));
+	}
+	atomic_store(&over, true);
+	for (uint32_t i = 0; i < ARRAY_SIZE(places); i++) {
+		void *wrong;
+
+		pthread_join(threads[i], &wrong);
+		cr_assert_null(wrong, "thread %u read what nobody has", i);
+	}
+	cr_assert_eq(mmio_read(places[0], 4), UINT32_MAX);
+}
+
 Test(pci, reset_puts_all_back)
 {
 	uint32_t home = cf8_read(SLOT_A, 0x10, 4);
@@ -583,4 +766,148 @@ Test(pci, a_load_that_unaligns_a_bar_is_refused)
 
 	*stream_config(size, 0x11) |= 1;
 	cr_assert_eq(load_b(size), -EBADMSG);
+}
+
+/* I/O ports: BAR 1 of `p` */
+
+static uint32_t plug_p(void)
+{
+	struct error err = ERROR_NULL;
+
+	part_init(&p, "p");
+	cr_assert(pci_add_port_bar(&p.function, 1, PORT_BAR));
+	cr_assert_eq(pci_plug(&root, &p.function, SLOT_P, &err), 0, "%s", err.text);
+	p.n_moves = 0;
+	return cf8_read(SLOT_P, 0x14, 4) & ~3u;
+}
+
+Test(pci, a_port_bar_says_so_and_has_a_home)
+{
+	uint32_t home = plug_p();
+
+	cr_assert_eq(cf8_read(SLOT_P, 0x14, 4), home | 1);
+	cr_assert_eq(home % PORT_BAR, 0);
+	cr_assert_geq(home, PORTS);
+	cr_assert_eq(cf8_read(SLOT_P, 4, 2) & 3, 3, "and both are decoded");
+	cr_assert_eq(cf8_read(SLOT_A, 4, 2) & 1, 0, "a function without ports decodes none");
+	cf8_write(SLOT_A, 4, 3, 2);
+	cr_assert_eq(cf8_read(SLOT_A, 4, 2) & 1, 0);
+}
+
+Test(pci, a_port_bar_tells_its_size)
+{
+	uint32_t home = plug_p();
+
+	cf8_write(SLOT_P, 0x14, UINT32_MAX, 4);
+	cr_assert_eq(cf8_read(SLOT_P, 0x14, 4), ~(PORT_BAR - 1) | 1);
+	cr_assert_eq(test_board_in(&board, home, 1), 0xff, "ports beyond 64 Ki are nowhere");
+	cf8_write(SLOT_P, 0x14, home, 4);
+	cr_assert_eq(test_board_in(&board, home, 1), 0xbb);
+}
+
+Test(pci, a_port_access_reaches_its_function)
+{
+	uint32_t home = plug_p();
+
+	test_board_out(&board, home + 12, 0x1234, 2);
+	cr_assert_eq(p.n_accesses, 1);
+	cr_assert_eq(p.bar, 1);
+	cr_assert_eq(p.offset, 12);
+	cr_assert_eq(p.value, 0x1234);
+	cr_assert_eq(test_board_in(&board, home + PORT_BAR - 4, 4), 0xbbbbbbbb);
+	cr_assert_eq(test_board_in(&board, home + PORT_BAR - 1, 2), 0xffff, "half of it is beyond");
+	cr_assert_eq(test_board_in(&board, home + PORT_BAR, 4), UINT32_MAX);
+	cr_assert_eq(mmio_read(home, 4), UINT32_MAX, "memory of that number is another place");
+	cr_assert_eq(p.n_accesses, 2);
+}
+
+Test(pci, a_moved_port_bar_answers_at_its_new_place_only)
+{
+	uint32_t home = plug_p(), there = PORTS + N_PORTS - PORT_BAR;
+
+	cf8_write(SLOT_P, 0x14, there, 4);
+	cr_assert_eq(p.n_moves, 1);
+	cr_assert_eq(p.moves[0].bar, 1);
+	cr_assert_eq(p.moves[0].from, home);
+	cr_assert_eq(p.moves[0].to, there);
+	cr_assert_eq(test_board_in(&board, home, 4), UINT32_MAX);
+	cr_assert_eq(test_board_in(&board, there, 4), 0xbbbbbbbb);
+}
+
+Test(pci, ports_and_memory_are_decoded_apart)
+{
+	uint32_t home = plug_p(), memory = cf8_read(SLOT_P, 0x10, 4);
+
+	cf8_write(SLOT_P, 4, 2, 2);
+	cr_assert_eq(p.n_moves, 1);
+	cr_assert_eq(p.moves[0].bar, 1);
+	cr_assert_eq(p.moves[0].to, 0);
+	cr_assert_eq(test_board_in(&board, home, 4), UINT32_MAX);
+	cr_assert_eq(mmio_read(memory, 4), 0xbbbbbbbb);
+	cf8_write(SLOT_P, 4, 1, 2);
+	cr_assert_eq(test_board_in(&board, home, 4), 0xbbbbbbbb);
+	cr_assert_eq(mmio_read(memory, 4), UINT32_MAX);
+}
+
+/* A kick there would take the writes of another device. */
+Test(pci, a_port_bar_outside_of_the_window_does_not_answer)
+{
+	uint32_t home = plug_p();
+
+	cf8_write(SLOT_P, 0x14, 0x3c0, 4);
+	cr_assert_eq(p.n_moves, 1);
+	cr_assert_eq(p.moves[0].from, home);
+	cr_assert_eq(p.moves[0].to, 0);
+	cf8_write(SLOT_P, 0x14, home, 4);
+	cr_assert_eq(p.moves[1].to, home);
+}
+
+/* Of one number in two spaces neither is in the other's way. */
+Test(pci, ports_and_memory_do_not_collide)
+{
+	uint32_t home = plug_p();
+
+	cf8_write(SLOT_A, 0x10, home & ~(BAR_SIZE - 1), 4);
+	cr_assert_eq(a.n_moves, 1);
+	cr_assert_eq(a.moves[0].to, home & ~(BAR_SIZE - 1));
+	cr_assert_eq(p.n_moves, 0);
+}
+
+Test(pci, a_port_bar_comes_home_with_a_reset)
+{
+	uint32_t home = plug_p();
+
+	cf8_write(SLOT_P, 0x14, PORTS + N_PORTS - PORT_BAR, 4);
+	cf8_write(SLOT_P, 4, 0, 2);
+	pci_function_reset(&p.function);
+	cr_assert_eq(cf8_read(SLOT_P, 0x14, 4), home | 1);
+	cr_assert_eq(test_board_in(&board, home, 4), 0xbbbbbbbb);
+}
+
+Test(pci, ports_that_are_used_up_are_said)
+{
+	struct error err = ERROR_NULL;
+	static struct part many[N_PORTS / 256 + 1];
+	uint32_t n = 0;
+
+	/* In slots of their own, so that nothing but the ports can run out. */
+	for (; n < ARRAY_SIZE(many); n++) {
+		part_init(&many[n], "many");
+		cr_assert(pci_add_port_bar(&many[n].function, 1, 256));
+		if (pci_plug(&root, &many[n].function, 4 + n, &err) < 0)
+			break;
+	}
+	cr_assert_eq(n, N_PORTS / 256);
+	cr_assert(*err.text);
+}
+
+Test(pci, a_board_without_ports_gives_none)
+{
+	static struct pci_root portless;
+
+	part_init(&p, "p");
+	p.function.root = &portless;
+	cr_assert(!pci_add_port_bar(&p.function, 1, PORT_BAR));
+	cr_assert_eq(p.function.bars[1].size, 0);
+	cr_assert_eq(p.function.config.bytes[0x14], 0);
 }

@@ -155,6 +155,8 @@ static void write_registers(const struct virtio_device *dev)
 			break;
 		case 3:
 			write_any_width(dev->notify + any(dev->notify_len & ~3u), any32());
+			if (dev->doorbells)
+				outl(dev->doorbells + any(dev->doorbells_len & ~3u), any32());
 			break;
 		case 4:
 			write_any_width(dev->isr, any32());

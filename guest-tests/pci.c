@@ -11,14 +11,17 @@
 
 #define VIRTIO_VENDOR  0x1af4
 #define MAX_BARS       32
+#define TIMEOUT_MS     20000
+#define SILENCE_MS     30
 #define CONFIG_ADDRESS 0xcf8
 
 struct range {
 	gpa_t start, end;
 };
 
-static struct range bars[MAX_BARS];
-static unsigned int n_bars;
+/* Of BARs, in memory and in I/O ports. */
+static struct range bars[MAX_BARS], port_bars[MAX_BARS];
+static unsigned int n_bars, n_port_bars;
 
 static void scan(struct guest_boot *boot)
 {
@@ -120,6 +123,21 @@ static void check_bar(const struct pci_device *dev, unsigned int bar)
 	bars[n_bars++] = (struct range){gpa, gpa + size};
 }
 
+static void check_port_bar(const struct pci_device *dev, unsigned int bar)
+{
+	unsigned int size, at = pci_port_bar(dev, bar, &size);
+
+	/* At most 256: PCI 3.0, 6.2.5.1. */
+	GUEST_ASSERT(size >= 4 && size <= 256 && !(size & (size - 1)) && at % size == 0,
+		     "slot %x BAR %u: ports 0x%x, %u of them", dev->slot, bar, at, size);
+	for (unsigned int i = 0; i < n_port_bars; i++)
+		GUEST_ASSERT(at >= port_bars[i].end || at + size <= port_bars[i].start,
+			     "slot %x BAR %u: overlaps ports 0x%lx", dev->slot, bar,
+			     port_bars[i].start);
+	GUEST_ASSERT(n_port_bars < MAX_BARS, "too many BARs");
+	port_bars[n_port_bars++] = (struct range){at, at + size};
+}
+
 static void bar_sizes(struct guest_boot *boot)
 {
 	struct pci_device dev;
@@ -129,7 +147,11 @@ static void bar_sizes(struct guest_boot *boot)
 		for (unsigned int bar = 0; dev.vendor == VIRTIO_VENDOR && bar < 6; bar++) {
 			uint32_t lo = pci_read32(&dev, PCI_BAR0 + bar * 4);
 
-			if (!(lo & 1) && (lo & ~0xfu))
+			if (lo & PCI_BAR_IS_IO) {
+				check_port_bar(&dev, bar);
+				continue;
+			}
+			if (lo & ~0xfu)
 				check_bar(&dev, bar);
 			if ((lo & 6) == 4)
 				bar++;
@@ -197,6 +219,76 @@ static void bar_moves(struct guest_boot *boot)
 	GUEST_ASSERT(mmio_read16(queues) == 1, "gone after decoding was off");
 }
 
+static struct virtq q;
+
+/* One buffer, of which the device has not heard. */
+static void offer(struct virtio_device *dev)
+{
+	static uint8_t data[16];
+	struct virtq_seg seg = {data, sizeof(data)};
+
+	virtio_begin(dev, 0);
+	virtq_init(&q, dev, 0, 0, true);
+	/* It looks for buffers when it starts, which needs no kick, and then no more. */
+	virtq_add(&q, &seg, 0, 1);
+	virtio_driver_ok(dev);
+	GUEST_ASSERT(virtq_wait(&q, NULL, TIMEOUT_MS) >= 0, "no answer");
+	virtq_add(&q, &seg, 0, 1);
+	full_barrier();
+}
+
+/* The device answers to a write of this port, or does not. */
+static void rings(struct virtio_device *dev, uint16_t port, bool heard)
+{
+	offer(dev);
+	outw(port, q.index);
+	if (heard)
+		GUEST_ASSERT(virtq_wait(&q, NULL, TIMEOUT_MS) >= 0, "0x%x is not heard", port);
+	else
+		GUEST_ASSERT(!POLL_UNTIL(virtq_has_used(&q), SILENCE_MS), "0x%x is heard", port);
+}
+
+/* Doorbells in ports are heard where their BAR is, and there alone. */
+static void doorbells_move(struct guest_boot *boot)
+{
+	struct virtio_device dev;
+	unsigned int bar = 0, size;
+	uint16_t old, new = 0xff00;
+
+	(void)boot;
+	GUEST_ASSERT(virtio_find(&dev, VIRTIO_ID_RNG, 0), "no rng");
+	if (!dev.doorbells)
+		guest_skip("no doorbells in ports");
+	while (!(pci_read32(&dev.pci, PCI_BAR0 + bar * 4) & PCI_BAR_IS_IO))
+		bar++;
+	old = pci_port_bar(&dev.pci, bar, &size);
+	GUEST_ASSERT(old < new, "ports from 0x%x on", old);
+	rings(&dev, old, true);
+	pci_port_write(&dev.pci, PCI_BAR0 + bar * 4, 4, new);
+	rings(&dev, new, true);
+	rings(&dev, old, false);
+	/* Without decoding of ports they are nowhere, and memory serves. */
+	pci_port_write(&dev.pci, PCI_COMMAND, 2,
+		       pci_read16(&dev.pci, PCI_COMMAND) & ~PCI_COMMAND_IO);
+	rings(&dev, new, false);
+	pci_port_write(&dev.pci, PCI_BAR0 + bar * 4, 4, old);
+	pci_enable(&dev.pci);
+	rings(&dev, old, true);
+}
+
+/* Who cannot do ports kicks in memory. */
+static void memory_kicks(struct guest_boot *boot)
+{
+	struct virtio_device dev;
+
+	(void)boot;
+	GUEST_ASSERT(virtio_find(&dev, VIRTIO_ID_RNG, 0), "no rng");
+	dev.doorbells = 0;
+	offer(&dev);
+	virtq_kick(&q);
+	GUEST_ASSERT(virtq_wait(&q, NULL, TIMEOUT_MS) >= 0, "not heard");
+}
+
 static void check_msix(const struct pci_device *dev, unsigned int cap)
 {
 	uint32_t n = (pci_read16(dev, cap + 2) & 0x7ff) + 1;
@@ -214,13 +306,20 @@ static unsigned int check_virtio_cap(const struct pci_device *dev, unsigned int 
 {
 	unsigned int type = pci_read8(dev, cap + 3), len = pci_read8(dev, cap + 2);
 	uint32_t offset = pci_read32(dev, cap + 8), length = pci_read32(dev, cap + 12);
+	unsigned int bar, n_ports_of;
 	uint64_t size;
 
 	GUEST_ASSERT(len >= (type == VIRTIO_CAP_NOTIFY || type == VIRTIO_CAP_PCI ? 20 : 16),
 		     "slot %x: capability %u of %u bytes", dev->slot, type, len);
 	if (type == VIRTIO_CAP_PCI)
 		return 1u << type;
-	(void)pci_bar(dev, pci_read8(dev, cap + 4), &size);
+	bar = pci_read8(dev, cap + 4);
+	if (type == VIRTIO_CAP_NOTIFY && pci_read32(dev, PCI_BAR0 + bar * 4) & PCI_BAR_IS_IO) {
+		(void)pci_port_bar(dev, bar, &n_ports_of);
+		size = n_ports_of;
+	} else {
+		(void)pci_bar(dev, bar, &size);
+	}
 	GUEST_ASSERT(offset <= size && length <= size - offset, "slot %x: capability %u: 0x%x+0x%x",
 		     dev->slot, type, offset, length);
 	if (type == VIRTIO_CAP_COMMON)
@@ -293,6 +392,8 @@ void guest_main(struct guest_boot *boot)
 	guest_case("writes", writes, boot);
 	guest_case("bar-sizes", bar_sizes, boot);
 	guest_case("bar-moves", bar_moves, boot);
+	guest_case("doorbells-move", doorbells_move, boot);
+	guest_case("memory-kicks", memory_kicks, boot);
 	guest_case("capabilities", capabilities, boot);
 	guest_case("window", window, boot);
 }

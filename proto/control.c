@@ -67,6 +67,72 @@ const struct table control_device_cycle_table =
 	TABLE(struct control_device_cycle, "device-cycle", "the device to save and load again",
 	      control_device_cycle_fields);
 
+static const struct field control_disk_fields[] = {
+	FIELD(struct control_disk, name, FIELD_STRING, "name", "the disk's name, such as disk0"),
+	FIELD(struct control_disk, path, FIELD_STRING, "path", "its image"),
+	FIELD(struct control_disk, format, FIELD_STRING, "format", "the image's format"),
+	FIELD(struct control_disk, size, FIELD_SIZE, "size", "bytes, as the guest sees it"),
+	FIELD(struct control_disk, readonly, FIELD_BOOL, "readonly", "the guest may not write"),
+	FIELD(struct control_disk, direct, FIELD_BOOL, "direct", "past the host's page cache"),
+	FIELD(struct control_disk, under, FIELD_U32, "under", "images that its image stands on"),
+	FIELD(struct control_disk, trouble, FIELD_STRING, "trouble",
+	      "what its store fails at, while requests wait for it to be mended"),
+};
+static const struct table control_disk_table =
+	TABLE(struct control_disk, "disk", "a disk as it is now", control_disk_fields);
+
+static const struct field control_disks_fields[] = {
+	FIELD_LIST_OF(struct control_disks, disks, n_disks, &control_disk_table, "disks",
+		      "in the order of the guest's slots"),
+};
+const struct table control_disks_table =
+	TABLE(struct control_disks, "disks", "a VM's disks", control_disks_fields);
+
+static const struct field control_disk_snapshot_fields[] = {
+	FIELD(struct control_disk_snapshot, disk, FIELD_STRING, "disk",
+	      "the disk's name, such as disk0", .flags = FIELD_REQUIRED, .max = 32),
+	FIELD(struct control_disk_snapshot, path, FIELD_STRING, "path",
+	      "the overlay's file, for people to know it by", .flags = FIELD_REQUIRED),
+};
+const struct table control_disk_snapshot_table =
+	TABLE(struct control_disk_snapshot, "disk-snapshot", "the overlay a disk goes on with",
+	      control_disk_snapshot_fields);
+
+static const struct field control_disk_resize_fields[] = {
+	FIELD(struct control_disk_resize, disk, FIELD_STRING, "disk",
+	      "the disk's name, such as disk0", .flags = FIELD_REQUIRED, .max = 32),
+	FIELD(struct control_disk_resize, size, FIELD_SIZE, "size",
+	      "bytes, a multiple of 512, more than now", .flags = FIELD_REQUIRED),
+};
+const struct table control_disk_resize_table = TABLE(
+	struct control_disk_resize, "disk-resize", "a disk's new size", control_disk_resize_fields);
+
+static const struct field control_disk_add_fields[] = {
+	FIELD(struct control_disk_add, disk, FIELD_STRUCT, "disk",
+	      "the disk, as in a VM's description", .table = &vm_disk_table,
+	      .flags = FIELD_REQUIRED),
+};
+const struct table control_disk_add_table = TABLE(
+	struct control_disk_add, "disk-add", "a disk for a running guest", control_disk_add_fields);
+
+static const struct field control_disk_added_fields[] = {
+	FIELD(struct control_disk_added, disk, FIELD_STRING, "disk", "its name, such as disk2"),
+	FIELD(struct control_disk_added, slot, FIELD_U32, "slot", "the PCI slot it is in"),
+};
+const struct table control_disk_added_table = TABLE(
+	struct control_disk_added, "disk-added", "the disk that came", control_disk_added_fields);
+
+static const struct field control_disk_remove_fields[] = {
+	FIELD(struct control_disk_remove, disk, FIELD_STRING, "disk",
+	      "the disk's name, such as disk1", .flags = FIELD_REQUIRED, .max = 32),
+	FIELD(struct control_disk_remove, timeout_ms, FIELD_U32, "timeout-ms",
+	      "milliseconds the guest has to let go of it, 0: only ask", .max = 600000,
+	      .initial = 10000),
+};
+const struct table control_disk_remove_table =
+	TABLE(struct control_disk_remove, "disk-remove", "the disk to be given up",
+	      control_disk_remove_fields);
+
 const struct control_method control_methods[CONTROL_METHODS] = {
 	[CONTROL_DESCRIBE] = {.name = "describe", .help = "Lists the methods and their tables"},
 	[CONTROL_STATUS] = {.name = "status",
@@ -107,6 +173,29 @@ const struct control_method control_methods[CONTROL_METHODS] = {
 		 .params = &control_device_cycle_table},
 	[CONTROL_SANDBOX] = {.name = "sandbox",
 			     .help = "Says which restrictions are in force, by kind of thread"},
+	[CONTROL_DISKS] = {.name = "disks",
+			   .help = "Says what is behind the disks",
+			   .result = &control_disks_table},
+	[CONTROL_DISK_SNAPSHOT] =
+		{.name = "disk-snapshot",
+		 .help = "Goes on with the overlay sent along; the image before stays as it is",
+		 .params = &control_disk_snapshot_table,
+		 .takes_fd = true},
+	[CONTROL_DISK_RESIZE] = {.name = "disk-resize",
+				 .help = "Makes a disk larger; the guest sees it",
+				 .params = &control_disk_resize_table},
+	[CONTROL_DISK_ADD] =
+		{.name = "disk-add",
+		 .help = "Makes the image sent along a disk of the running guest; the images under "
+			 "it follow, top down",
+		 .params = &control_disk_add_table,
+		 .result = &control_disk_added_table,
+		 .takes_fd = true},
+	[CONTROL_DISK_REMOVE] =
+		{.name = "disk-remove",
+		 .help = "Asks the guest to give a disk up, and waits until it has; there is no "
+			 "taking it by force",
+		 .params = &control_disk_remove_table},
 };
 
 static int describe_table(json_t *json, const char *key, const struct table *table)

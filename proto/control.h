@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/table.h"
+#include "proto/vm.h"
 
 #define CONTROL_LINE_MAX    65536
 #define CONTROL_CLIENTS_MAX 16
@@ -44,8 +45,16 @@ enum control_method_id {
 			     another is */
 	CONTROL_LINK,     /* plugs a network card in or out */
 	CONTROL_ANNOUNCE, /* asks the guest to tell its networks where it is */
-	CONTROL_DEVICE_CYCLE, /* for tests: save a device, tear it down, load it again */
-	CONTROL_SANDBOX,      /* what is in force */
+	CONTROL_DEVICE_CYCLE,  /* for tests: save a device, tear it down, load it again */
+	CONTROL_SANDBOX,       /* what is in force */
+	CONTROL_DISKS,         /* what is behind them */
+	CONTROL_DISK_SNAPSHOT, /* the descriptor sent along, an empty overlay, becomes the disk's
+				  image; what it had before is under it and stays as it is from then
+				  on */
+	CONTROL_DISK_RESIZE,   /* the disk grows, and the guest is told */
+	CONTROL_DISK_ADD,      /* the descriptors sent along, a disk's image and those under it, top
+				  down, become a disk of the running guest */
+	CONTROL_DISK_REMOVE,   /* asks the guest to give a disk up; answers when it has */
 	CONTROL_METHODS,
 };
 
@@ -89,6 +98,65 @@ struct control_device_cycle {
 	char *device; /* "disk0", "console", "rng" … */
 };
 extern const struct table control_device_cycle_table;
+
+struct control_disk {
+	char *name; /* "disk0" */
+	char *path; /* of its image, for people */
+	char *format;
+	uint64_t size; /* bytes, as the guest sees it */
+	bool readonly;
+	bool direct;    /* O_DIRECT */
+	uint32_t under; /* images that its image stands on */
+	char *trouble;  /* what its store fails at, while requests wait for it to be mended */
+};
+struct control_disks {
+	uint32_t n_disks;
+	struct control_disk disks[VM_DISKS_MAX];
+};
+extern const struct table control_disks_table;
+
+struct control_disk_snapshot {
+	char *disk;
+	char *path; /* of the overlay, for people */
+};
+extern const struct table control_disk_snapshot_table;
+
+struct control_disk_resize {
+	char *disk;
+	uint64_t size; /* bytes, more than now */
+};
+extern const struct table control_disk_resize_table;
+
+struct control_disk_add {
+	struct vm_disk disk;
+};
+extern const struct table control_disk_add_table;
+
+struct control_disk_added {
+	char *disk;    /* its name: "disk2" */
+	uint32_t slot; /* PCI, on bus 0 */
+};
+extern const struct table control_disk_added_table;
+
+/*
+ * -ETIMEDOUT: the guest has not let go of it in time. It may still do so: the request stands, and
+ * "disk-removed" tells. A reset of the guest completes it, too. There is no way to take a disk from
+ * a guest that keeps it: its requests would be lost without a word.
+ */
+struct control_disk_remove {
+	char *disk;
+	uint32_t timeout_ms; /* how long to wait for the guest; 0: not at all */
+};
+extern const struct table control_disk_remove_table;
+
+/*
+ * "events" tells, each with "at_ms": {"event": "running" | "paused" | "reset" | "crash-loaded" |
+ * "power-button" | "watchdog" | "ended"}; and of a disk {"event": "disk-error", "disk": "disk0",
+ * "operation": "write", "error": "ENOSPC", "text": "No space left on device"}, after which the VM
+ * pauses, and "resume" tries again what failed; {"event": "disk-full-soon", "disk": "disk0",
+ * "free": bytes left in its store}, once until there is room again; {"event": "disk-added" |
+ * "disk-removed", "disk": "disk1"}: it has come, or has gone and its image is free.
+ */
 
 /*
  * "counters" answers {"exits": {"io": n, "mmio": n, "halt": n, …},

@@ -24,11 +24,12 @@ Test(control, names_stand_at_their_ids)
 	cr_assert(eq(str, (char *)control_methods[CONTROL_SANDBOX].name, "sandbox"));
 }
 
-Test(control, console_and_agent_take_a_descriptor)
+Test(control, some_take_a_descriptor)
 {
 	for (size_t i = 0; i < CONTROL_METHODS; i++)
 		cr_assert(eq(int, control_methods[i].takes_fd,
-			     i == CONTROL_CONSOLE || i == CONTROL_AGENT));
+			     i == CONTROL_CONSOLE || i == CONTROL_AGENT ||
+				     i == CONTROL_DISK_SNAPSHOT || i == CONTROL_DISK_ADD));
 }
 
 Test(control, describes_every_method)
@@ -82,4 +83,40 @@ Test(control, a_terminal_has_a_size)
 		table_from_text(&control_resize_table, text, strlen(text), "params", &resize, &err),
 		-EINVAL));
 	cr_assert(eq(str, err.text, "params: rows: 0 is too small, at least 1"));
+}
+
+Test(control, a_disk_is_described_as_in_a_vm)
+{
+	static const char text[] =
+		"{\"disk\": {\"path\": \"/a\", \"readonly\": true, \"queues\": 4}}";
+	struct control_disk_add add;
+	struct error err = ERROR_NULL;
+
+	cr_assert(eq(int, table_init(&control_disk_add_table, &add), 0));
+	cr_assert(eq(
+		int,
+		table_from_text(&control_disk_add_table, text, strlen(text), "params", &add, &err),
+		0));
+	cr_assert(eq(str, add.disk.path, "/a"));
+	cr_assert(add.disk.readonly);
+	cr_assert(eq(u32, add.disk.queues, 4));
+	table_deinit(&control_disk_add_table, &add);
+}
+
+Test(control, the_guest_has_ten_seconds)
+{
+	static const char text[] = "{\"disk\": \"disk1\"}", none[] = "{}";
+	struct control_disk_remove remove;
+	struct error err = ERROR_NULL;
+
+	cr_assert(eq(int, table_init(&control_disk_remove_table, &remove), 0));
+	cr_assert(eq(int,
+		     table_from_text(&control_disk_remove_table, text, strlen(text), "params",
+				     &remove, &err),
+		     0));
+	cr_assert(eq(u32, remove.timeout_ms, 10000));
+	cr_assert(eq(int,
+		     table_from_text(&control_disk_remove_table, none, 2, "params", &remove, &err),
+		     -EINVAL));
+	table_deinit(&control_disk_remove_table, &remove);
 }

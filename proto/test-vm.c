@@ -84,6 +84,61 @@ Test(vm, a_disk_has_one_queue)
 	cr_assert(not(vm.disks[0].readonly || vm.disks[0].direct));
 }
 
+Test(vm, a_disk_is_raw_stands_on_nothing_and_has_no_limit)
+{
+	accepts("{\"disks\": [{\"path\": \"/a.img\"}]}");
+	cr_assert(eq(u32, vm.disks[0].format, VM_FORMAT_RAW));
+	cr_assert(eq(u32, vm.disks[0].backing, VM_BACKING_DENY));
+	cr_assert(eq(u32, vm.disks[0].on_error, VM_ERROR_FULL));
+	cr_assert(vm.disks[0].discard && !vm.disks[0].inactive);
+	cr_assert(eq(u64, vm.disks[0].limit.iops | vm.disks[0].limit.bps, 0));
+}
+
+Test(vm, a_disk_in_full)
+{
+	accepts("{\"disks\": [{\"path\": \"/a\", \"format\": \"qcow2\", \"backing\": \"allow\","
+		" \"discard\": false, \"limit\": {\"iops\": 100, \"bps\": \"10M\", \"read-iops\": "
+		"1,"
+		" \"write-bps\": 5}, \"onerror\": \"report\", \"low-space\": \"2G\", \"chain\":"
+		" [{\"path\": \"/b\", \"format\": \"qcow2\"}, {\"path\": \"/c\", \"format\":"
+		" \"raw\"}]}]}");
+	cr_assert(eq(u64, vm.disks[0].limit.bps, 10 << 20));
+	cr_assert(eq(u32, vm.disks[0].on_error, VM_ERROR_REPORT));
+	cr_assert(eq(u32, vm.disks[0].n_chain, 2));
+	cr_assert(eq(u32, vm.disks[0].chain[0].format, VM_FORMAT_QCOW2));
+	cr_assert(eq(str, vm.disks[0].chain[1].path, "/c"));
+}
+
+Test(vm, a_raw_disk_stands_on_nothing)
+{
+	refuses("{\"disks\": [{\"path\": \"/a\", \"backing\": \"allow\"}]}",
+		"disks[0].backing: only format \"qcow2\" has images under it, this is \"raw\"");
+	refuses("{\"disks\": [{\"path\": \"/a\", \"format\": \"qcow2\", \"chain\":"
+		" [{\"path\": \"/b\", \"format\": \"raw\"}]}]}",
+		"disks[0].chain: does not go with backing \"deny\"");
+}
+
+Test(vm, formats_are_two)
+{
+	refuses_to_read("{\"disks\": [{\"path\": \"/a\", \"format\": \"vmdk\"}]}",
+			"vm.json: disks[0].format: \"vmdk\" is not one of: raw, qcow2");
+}
+
+/* Each of them is a descriptor of the VMM. */
+Test(vm, all_chains_together_have_an_end)
+{
+	struct error err = ERROR_NULL;
+
+	accepts("{\"disks\": [{\"path\": \"/a\", \"format\": \"qcow2\", \"backing\": \"allow\"},"
+		" {\"path\": \"/b\", \"format\": \"qcow2\", \"backing\": \"allow\"}]}");
+	vm.disks[0].n_chain = VM_CHAINS_MAX - 3;
+	vm.disks[1].n_chain = 3;
+	cr_assert(eq(int, vm_check(&vm, &err), 0));
+	vm.disks[1].n_chain = 4;
+	cr_assert(eq(int, vm_check(&vm, &err), -E2BIG));
+	vm.disks[0].n_chain = vm.disks[1].n_chain = 0;
+}
+
 Test(vm, everything_at_once)
 {
 	accepts("{\"cpus\": 64, \"memory\": {\"size\": \"4G\", \"merge\": true, \"thp\": \"off\","

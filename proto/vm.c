@@ -17,6 +17,10 @@
 #define MACHINE         "corral-1"
 
 static const char *const thp_names[] = {"default", "on", "off", NULL};
+static const char *const format_names[] = {"raw", "qcow2", NULL};
+static const char *const backing_names[] = {"deny", "allow", NULL};
+static const char *const backing_format_names[] = {"written", "raw", "qcow2", NULL};
+static const char *const on_error_names[] = {"full", "pause", "report", NULL};
 static const char *const console_kind_names[] = {"none", "stdio", "file", "pty", NULL};
 static const char *const console_device_names[] = {"serial", "virtio", NULL};
 static const char *const net_kind_names[] = {"user", "tap", "fd", NULL};
@@ -41,9 +45,36 @@ static const struct field vm_memory_fields[] = {
 const struct table vm_memory_table =
 	TABLE(struct vm_memory, "memory", "the guest's memory", vm_memory_fields);
 
+static const struct field vm_limit_fields[] = {
+	FIELD(struct vm_limit, iops, FIELD_U64, "iops",
+	      "reads and writes a second at most, 0 for no limit"),
+	FIELD(struct vm_limit, bps, FIELD_SIZE, "bps",
+	      "bytes a second at most, read and written, 0 for no limit"),
+	FIELD(struct vm_limit, read_iops, FIELD_U64, "read-iops", "reads a second at most"),
+	FIELD(struct vm_limit, read_bps, FIELD_SIZE, "read-bps", "bytes read a second at most"),
+	FIELD(struct vm_limit, write_iops, FIELD_U64, "write-iops", "writes a second at most"),
+	FIELD(struct vm_limit, write_bps, FIELD_SIZE, "write-bps",
+	      "bytes written a second at most"),
+};
+
+const struct table vm_limit_table =
+	TABLE(struct vm_limit, "limit", "what a disk may do in a second", vm_limit_fields);
+
+static const struct field vm_under_fields[] = {
+	FIELD(struct vm_under, path, FIELD_STRING, "path", "an image file or a block device",
+	      .flags = FIELD_REQUIRED),
+	FIELD(struct vm_under, format, FIELD_ENUM, "format", "what the image is",
+	      .names = format_names, .flags = FIELD_REQUIRED),
+};
+
+static const struct table vm_under_table =
+	TABLE(struct vm_under, "chain", "an image under another", vm_under_fields);
+
 static const struct field vm_disk_fields[] = {
 	FIELD(struct vm_disk, path, FIELD_STRING, "path", "an image file or a block device",
 	      .flags = FIELD_REQUIRED),
+	FIELD(struct vm_disk, format, FIELD_ENUM, "format",
+	      "what the image is; it is never guessed", .names = format_names),
 	FIELD(struct vm_disk, readonly, FIELD_BOOL, "readonly", "the guest may not write"),
 	FIELD(struct vm_disk, direct, FIELD_BOOL, "direct",
 	      "go past the host's page cache (O_DIRECT)"),
@@ -51,6 +82,26 @@ static const struct field vm_disk_fields[] = {
 	      "serial number that the guest sees, up to 20 letters", .max = DISK_SERIAL_MAX),
 	FIELD(struct vm_disk, queues, FIELD_U32, "queues", "request queues", .min = 1,
 	      .max = VM_QUEUES_MAX, .initial = 1),
+	FIELD(struct vm_disk, backing, FIELD_ENUM, "backing",
+	      "whether the files may be opened that the image names as those under it",
+	      .names = backing_names),
+	FIELD(struct vm_disk, backing_format, FIELD_ENUM, "backing-format",
+	      "their format where the image above does not say it; written: it has to say it",
+	      .names = backing_format_names),
+	FIELD(struct vm_disk, discard, FIELD_BOOL, "discard",
+	      "space that the guest gives up goes back to the store", .initial = true),
+	FIELD(struct vm_disk, limit, FIELD_STRUCT, "limit", "what the guest may do in a second",
+	      .table = &vm_limit_table),
+	FIELD(struct vm_disk, on_error, FIELD_ENUM, "onerror",
+	      "full: a full store pauses the VM; pause: so does any error; report: the guest is "
+	      "told",
+	      .names = on_error_names),
+	FIELD(struct vm_disk, low_space, FIELD_SIZE, "low-space",
+	      "an event says when the store has less than this; 0: 1G or 5 %, whichever is less"),
+	FIELD(struct vm_disk, inactive, FIELD_BOOL, "inactive",
+	      "for a VM that is moved here: neither locked nor used until it is claimed"),
+	FIELD_LIST_OF(struct vm_disk, chain, n_chain, &vm_under_table, "chain",
+		      "the images under it; the launcher finds them"),
 };
 
 const struct table vm_disk_table = TABLE(struct vm_disk, "disk", "one disk", vm_disk_fields);
@@ -272,14 +323,37 @@ static int check_serial(const char *serial, uint32_t i, struct error *err)
 	return 0;
 }
 
-static int check_disk(const struct vm_disk *disk, uint32_t i, struct error *err)
+int vm_disk_check(const struct vm_disk *disk, uint32_t i, struct error *err)
 {
 	if (!disk->path || !*disk->path)
 		return error_set(err, -EINVAL, "disks[%u].path: is missing", i);
 	if (disk->queues < 1 || disk->queues > VM_QUEUES_MAX)
 		return error_set(err, -EINVAL, "disks[%u].queues: %u is not within 1 and %d", i,
 				 disk->queues, VM_QUEUES_MAX);
+	if (disk->format == VM_FORMAT_RAW && (disk->backing == VM_BACKING_ALLOW || disk->n_chain))
+		return error_set(err, -EINVAL,
+				 "disks[%u].backing: only format \"qcow2\" has images under it, "
+				 "this is \"raw\"",
+				 i);
+	if (disk->backing == VM_BACKING_DENY && disk->n_chain)
+		return error_set(err, -EINVAL, "disks[%u].chain: does not go with backing \"deny\"",
+				 i);
 	return disk->serial ? check_serial(disk->serial, i, err) : 0;
+}
+
+/* Each is a descriptor. */
+static int check_chains(const struct vm_description *vm, struct error *err)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < vm->n_disks; i++)
+		n += vm->disks[i].n_chain;
+	if (n > VM_CHAINS_MAX)
+		return error_set(err, -E2BIG,
+				 "disks: %u images stand under them, at most %d may; bring some "
+				 "together with `corral disk commit`",
+				 n, VM_CHAINS_MAX);
+	return 0;
 }
 
 int vm_mac_parse(const char *text, uint8_t mac[6])
@@ -428,7 +502,9 @@ int vm_check(const struct vm_description *vm, struct error *err)
 	if (r == 0)
 		r = check_memory(&vm->memory, err);
 	for (uint32_t i = 0; i < vm->n_disks && r == 0; i++)
-		r = check_disk(&vm->disks[i], i, err);
+		r = vm_disk_check(&vm->disks[i], i, err);
+	if (r == 0)
+		r = check_chains(vm, err);
 	for (uint32_t i = 0; i < vm->n_nets && r == 0; i++)
 		r = check_net(&vm->nets[i], i, err);
 	for (uint32_t i = 0; i < vm->n_ports && r == 0; i++)

@@ -14,6 +14,8 @@
 #define VM_NAME_MAX      48 /* bytes: letters, digits, '-', '_', '.'; starts with a letter or digit */
 #define VM_CPUS_MAX      64
 #define VM_DISKS_MAX     16
+#define VM_CHAIN_MAX     63 /* images under a disk's own */
+#define VM_CHAINS_MAX    64 /* … of all disks together */
 #define VM_QUEUES_MAX    8
 #define VM_NETS_MAX      8
 #define VM_FORWARDS_MAX  16 /* of one network card in user mode */
@@ -29,6 +31,15 @@ enum vm_on_reset { VM_RESET_REBOOT, VM_RESET_EXIT };
 enum vm_net_kind { VM_NET_USER, VM_NET_TAP, VM_NET_FD };
 enum vm_vhost { VM_VHOST_AUTO, VM_VHOST_ON, VM_VHOST_OFF };
 enum vm_protocol { VM_TCP, VM_UDP };
+enum vm_format { VM_FORMAT_RAW, VM_FORMAT_QCOW2 };
+enum vm_backing { VM_BACKING_DENY, VM_BACKING_ALLOW };
+enum vm_backing_format { VM_BACKING_WRITTEN, VM_BACKING_RAW, VM_BACKING_QCOW2 };
+enum vm_on_error {
+	VM_ERROR_FULL,  /* writes that find their store full pause the VM, the guest is told the
+			   rest */
+	VM_ERROR_PAUSE, /* whatever the store fails at pauses the VM */
+	VM_ERROR_REPORT /* the guest is told all */
+};
 enum vm_watchdog {
 	VM_WATCHDOG_NONE,
 	VM_WATCHDOG_RESET,
@@ -45,12 +56,37 @@ struct vm_memory {
 	bool prefault;
 };
 
+/* What a disk may do a second, all its queues together; 0: no limit. Each is a limit of its own. */
+struct vm_limit {
+	uint64_t iops, bps; /* reads and writes, operations and bytes */
+	uint64_t read_iops, read_bps;
+	uint64_t write_iops, write_bps;
+};
+
+/* An image that another one stands on. Found and opened by the launcher; the VMM opens no names. */
+struct vm_under {
+	char *path;
+	uint32_t format; /* enum vm_format */
+};
+
 struct vm_disk {
 	char *path;
+	uint32_t format; /* enum vm_format */
 	bool readonly;
 	bool direct;  /* O_DIRECT, opened so by the launcher */
 	char *serial; /* at most 20 bytes */
 	uint32_t queues;
+	uint32_t backing;        /* enum vm_backing: whether the image may stand on others */
+	uint32_t backing_format; /* enum vm_backing_format: of those whose format is not written in
+				    the image above them */
+	bool discard;            /* what the guest gives up is given back to the store */
+	struct vm_limit limit;
+	uint32_t on_error;  /* enum vm_on_error */
+	uint64_t low_space; /* bytes free in the store, below which an event says so; 0: 1 GiB or a
+			       twentieth, whichever is less */
+	bool inactive; /* for a VM that is moved here: not locked, not used until it is claimed */
+	uint32_t n_chain; /* filled in by the launcher, from the image down */
+	struct vm_under chain[VM_CHAIN_MAX];
 };
 
 /* A port of the host that reaches one of the guest. */
@@ -119,6 +155,7 @@ struct vm_description {
 extern const struct table vm_table;
 extern const struct table vm_memory_table;
 extern const struct table vm_disk_table;
+extern const struct table vm_limit_table;
 extern const struct table vm_net_table;
 extern const struct table vm_forward_table;
 extern const struct table vm_port_table;
@@ -139,6 +176,8 @@ void vm_mac_make(const char *vm_name, uint32_t net, uint8_t mac[6]);
  * console paths, serial lengths. One sentence with the path of the key.
  */
 int vm_check(const struct vm_description *vm, struct error *err) __must_check;
+/* The same of one disk that comes to a running VM, as its disk number `i`. */
+int vm_disk_check(const struct vm_disk *disk, uint32_t i, struct error *err) __must_check;
 
 /*
  * Descriptors of a VMM, by the name under which they are handed over. The first three are needed
@@ -149,6 +188,7 @@ int vm_check(const struct vm_description *vm, struct error *err) __must_check;
 #define VM_FD_KERNEL      "kernel"      /* read: the kernel, or the firmware */
 #define VM_FD_INITRD      "initrd"      /* read */
 #define VM_FD_DISK        "disk"        /* "disk0" …: as the disk is to be used */
+#define VM_FD_BACKING     "-backing"    /* "disk0-backing1": read: the second image under disk0's */
 #define VM_FD_NET                                                                             \
 	"net" /* "net0.0": card 0, pair 0: a tap with vnet header, non-blocking; kind USER: a \
 		 stream socket with passt at its other end */

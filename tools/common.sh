@@ -8,7 +8,7 @@ packages_build=(gcc libc6-dev meson ninja-build pkg-config python3-minimal libur
 packages_lab=(qemu-system-x86 busybox-static cpio kmod e2fsprogs)
 packages_test=(clang clang-format clang-tidy libclang-rt-14-dev libcriterion-dev acpica-tools qemu-utils
 	mmdebstrap shellcheck strace procps util-linux binutils mtools fdisk libarchive13 passt openssh-client
-	iproute2 iperf3)
+	iproute2 iperf3 btrfs-progs)
 
 build=${CORRAL_BUILD:-$tree/build}
 

@@ -56,6 +56,7 @@ void virtio_broken(struct virtio_device *virtio, const char *why)
 static void device_rests(struct virtio_device *virtio)
 {
 	struct device_waiter *waiter = take_ptr(virtio->waiter);
+	struct device_waiter *holder = take_ptr(virtio->holder);
 
 	if (virtio->resetting) {
 		virtio->resetting = false;
@@ -63,6 +64,8 @@ static void device_rests(struct virtio_device *virtio)
 	}
 	if (waiter)
 		waiter->done(waiter, virtio->device);
+	if (holder)
+		holder->done(holder, virtio->device);
 }
 
 /* One of those that `resting` counts has come to rest. The lock is held. */
@@ -185,8 +188,6 @@ static void queue_power_on(struct virtio_queue *queue)
 static int queue_init(struct virtio_queue *queue, struct virtio_device *virtio, uint16_t index,
 		      uint16_t size, struct loop *loop)
 {
-	int r;
-
 	*queue = (struct virtio_queue){.device = virtio, .loop = loop, .kick_fd = -1};
 	queue->ring.memory = virtio->memory;
 	queue->ring.index = index;
@@ -194,12 +195,51 @@ static int queue_init(struct virtio_queue *queue, struct virtio_device *virtio, 
 	queue_power_on(queue);
 	queue->source.on_event = queue_event;
 	queue->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (queue->kick_fd < 0)
-		return -errno;
-	r = loop_add(loop, &queue->source);
-	if (r < 0)
-		return r;
-	return loop_watch_eventfd(&queue->source, queue->kick_fd);
+	return queue->kick_fd < 0 ? -errno : 0;
+}
+
+static int queue_attach(struct virtio_queue *queue)
+{
+	const struct virtio_ops *ops = queue->device->ops;
+	int r;
+
+	queue->attached = true;
+	r = loop_add(queue->loop, &queue->source);
+	if (r == 0)
+		r = loop_watch_eventfd(&queue->source, queue->kick_fd);
+	if (r == 0 && ops->attach)
+		r = ops->attach(queue->device, queue);
+	return r;
+}
+
+static void queue_detach(struct virtio_queue *queue)
+{
+	const struct virtio_ops *ops = queue->device->ops;
+
+	if (!queue->attached)
+		return;
+	if (ops->detach)
+		ops->detach(queue->device, queue);
+	if (queue->source.loop)
+		loop_remove(&queue->source);
+	queue->attached = false;
+}
+
+int virtio_attach(struct virtio_device *virtio, const struct loop *loop)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; i < virtio->n_queues && r == 0; i++)
+		if (virtio->queues[i].loop == loop)
+			r = queue_attach(&virtio->queues[i]);
+	return r;
+}
+
+void virtio_detach(struct virtio_device *virtio, const struct loop *loop)
+{
+	for (uint32_t i = 0; i < virtio->n_queues; i++)
+		if (!loop || virtio->queues[i].loop == loop)
+			queue_detach(&virtio->queues[i]);
 }
 
 int virtio_init(struct virtio_device *virtio, const struct virtio_ops *ops, struct device *device,
@@ -220,6 +260,8 @@ int virtio_init(struct virtio_device *virtio, const struct virtio_ops *ops, stru
 		int r = queue_init(&virtio->queues[i], virtio, i, queue_size, loops[i % n_loops]);
 
 		virtio->n_queues = i + 1;
+		if (r == 0 && !virtio->late)
+			r = queue_attach(&virtio->queues[i]);
 		if (r < 0)
 			return error_set(err, r, "cannot make queue %u of %s: %s", i, device->name,
 					 strerror(-r));
@@ -229,20 +271,18 @@ int virtio_init(struct virtio_device *virtio, const struct virtio_ops *ops, stru
 
 void virtio_deinit(struct virtio_device *virtio)
 {
-	for (uint32_t i = 0; i < virtio->n_queues; i++) {
-		struct virtio_queue *queue = &virtio->queues[i];
-
-		if (queue->source.loop)
-			loop_remove(&queue->source);
-		queue->kick_fd = fd_close(queue->kick_fd);
-	}
+	virtio_detach(virtio, NULL);
+	for (uint32_t i = 0; i < virtio->n_queues; i++)
+		virtio->queues[i].kick_fd = fd_close(virtio->queues[i].kick_fd);
 	virtio->n_queues = 0;
 	free(take_ptr(virtio->queues));
 }
 
-/* Posts a start to every queue the driver enabled. The lock is held. */
+/* Posts a start to every queue the driver enabled, unless they are to rest. The lock is held. */
 static void queues_start(struct virtio_device *virtio)
 {
+	if (virtio->paused || virtio->held)
+		return;
 	for (uint32_t i = 0; i < virtio->n_queues; i++) {
 		struct virtio_queue *queue = &virtio->queues[i];
 
@@ -294,19 +334,42 @@ void virtio_pause(struct virtio_device *virtio, struct device_waiter *waiter)
 {
 	pthread_mutex_lock(&virtio->device->lock);
 	virtio->waiter = waiter;
+	virtio->paused = true;
 	queues_stop(virtio);
 	pthread_mutex_unlock(&virtio->device->lock);
 }
 
-void virtio_resume(struct virtio_device *virtio)
+/* What made the queues rest is over. A device that broke stays silent until it is reset. */
+static void queues_go_on(struct virtio_device *virtio)
 {
-	uint8_t status;
+	uint8_t status = atomic_load(&virtio->status);
 
-	pthread_mutex_lock(&virtio->device->lock);
-	status = atomic_load(&virtio->status);
-	/* A device that broke stays silent until it is reset. */
 	if (status & VIRTIO_STATUS_DRIVER_OK && !(status & VIRTIO_STATUS_NEEDS_RESET))
 		queues_start(virtio);
+}
+
+void virtio_resume(struct virtio_device *virtio)
+{
+	pthread_mutex_lock(&virtio->device->lock);
+	virtio->paused = false;
+	queues_go_on(virtio);
+	pthread_mutex_unlock(&virtio->device->lock);
+}
+
+void virtio_hold(struct virtio_device *virtio, struct device_waiter *waiter)
+{
+	pthread_mutex_lock(&virtio->device->lock);
+	virtio->holder = waiter;
+	virtio->held = true;
+	queues_stop(virtio);
+	pthread_mutex_unlock(&virtio->device->lock);
+}
+
+void virtio_release(struct virtio_device *virtio)
+{
+	pthread_mutex_lock(&virtio->device->lock);
+	virtio->held = false;
+	queues_go_on(virtio);
 	pthread_mutex_unlock(&virtio->device->lock);
 }
 

@@ -46,6 +46,15 @@ struct virtio_ops {
 	void (*config_write)(struct virtio_device *virtio, uint32_t offset, const void *data,
 			     uint32_t len);
 
+	/*
+	 * The queue is put on its loop, where it does not run yet: opens there what `run` needs. On
+	 * that loop, or before it runs. May be NULL.
+	 */
+	int (*attach)(struct virtio_device *virtio, struct virtio_queue *queue);
+	/* The other way, and for a queue whose attach failed or never came. It rests. On that loop,
+	 * or after it ran. May be NULL. */
+	void (*detach)(struct virtio_device *virtio, struct virtio_queue *queue);
+
 	/* DRIVER_OK: features are settled, no queue runs yet. vCPU thread, lock held. May be NULL.
 	 */
 	void (*activate)(struct virtio_device *virtio);
@@ -85,6 +94,7 @@ struct virtio_queue {
 	struct loop *loop;            /* borrowed */
 	struct loop_source source;    /* kicks, start and stop */
 	int kick_fd;                  /* owned eventfd */
+	bool attached;                /* loop thread */
 	enum virtio_queue_run run;    /* loop thread */
 	bool offloaded;               /* served outside, until it stops; loop thread */
 	_Atomic bool call_posted;     /* its call_changed is on its way to the loop */
@@ -98,6 +108,7 @@ struct virtio_device {
 	struct guest_memory *memory; /* borrowed */
 	uint64_t offered;            /* features, set by the device before virtio_init */
 	uint32_t config_size;        /* likewise */
+	bool late; /* likewise: it comes while loops and vCPUs run; others attach and plug it */
 	uint32_t n_queues;
 	struct virtio_queue *queues; /* owned */
 
@@ -105,22 +116,30 @@ struct virtio_device {
 	_Atomic uint8_t status; /* written under the lock; NEEDS_RESET by any thread */
 	_Atomic uint8_t config_generation;
 	_Atomic int config_fd; /* borrowed eventfd of the configuration vector, -1: none */
-	uint32_t resting; /* queues still on their way to rest, plus one while stops are posted;
-			     lock */
-	bool resetting;   /* a reset waits for the queues to rest; lock */
+	uint32_t resting;  /* queues still on their way to rest, plus one while stops are posted;
+			      lock */
+	bool resetting;    /* a reset waits for the queues to rest; lock */
+	bool paused, held; /* no queue starts; lock */
 	struct device_waiter *waiter; /* a pause waits likewise; lock; weak */
+	struct device_waiter *holder; /* so does who holds it; lock; weak */
 	struct log_limit complaints;
 };
 
 /*
  * Makes `n_queues` queues of at most `queue_size` entries (power of two, a device may lower single
- * ones afterwards), each on the loop `loops[i % n_loops]`, and adds their sources there. The loops
- * are not running yet. `device` is the transport's.
+ * ones afterwards), each on the loop `loops[i % n_loops]`, and attaches them. The loops are not
+ * running yet, or the device is late: then virtio_attach follows. `device` is the transport's.
  */
 int virtio_init(struct virtio_device *virtio, const struct virtio_ops *ops, struct device *device,
 		struct guest_memory *memory, uint32_t n_queues, uint16_t queue_size,
 		struct loop *const *loops, uint32_t n_loops, struct error *err) __must_check;
+/* Detaches what is attached; the loops do not run, or each has detached its queues. */
 void virtio_deinit(struct virtio_device *virtio);
+
+/* Puts the queues of this loop on it. The loop's owner. On failure virtio_detach is due. */
+int virtio_attach(struct virtio_device *virtio, const struct loop *loop) __must_check;
+/* Takes them off it, at rest. The loop's owner, or after it ran. NULL: those of all loops. */
+void virtio_detach(struct virtio_device *virtio, const struct loop *loop);
 
 /* For the transport, on a vCPU thread with the device's lock held. */
 void virtio_start(struct virtio_device *virtio);
@@ -128,6 +147,13 @@ void virtio_reset(struct virtio_device *virtio); /* asks; over when status reads
 /* For the transport's pause and resume. */
 void virtio_pause(struct virtio_device *virtio, struct device_waiter *waiter);
 void virtio_resume(struct virtio_device *virtio);
+/*
+ * The queues come to rest while the guest runs on, for work behind the device's back, and go on
+ * with the release. What the guest does meanwhile, be it a reset, is served then or at once. A
+ * pause may begin and end in between. Main thread; `waiter->done` has the device's lock.
+ */
+void virtio_hold(struct virtio_device *virtio, struct device_waiter *waiter);
+void virtio_release(struct virtio_device *virtio);
 /* All rests: power-on state at once. Main thread. */
 void virtio_reset_now(struct virtio_device *virtio);
 

@@ -62,7 +62,7 @@ enum action {
 static struct test_board board;
 static struct guest_memory memory;
 static struct pci_root root;
-static struct block_image image;
+static struct block_image *image;
 static const struct block_ops *raw_ops;
 static struct loop *loop;
 static struct blk blk;
@@ -132,13 +132,41 @@ static int checked_submit(struct block_channel *channel, const struct io_op *op,
 	return raw_ops->submit(channel, op, source, arg);
 }
 
-static struct block_ops checked_ops = {.format = "checked", .submit = checked_submit};
+/* The fuzzer pauses when it likes: what failed is tried again at the next start. */
+static void on_failed(struct blk_listener *listener _unused_, struct blk *of)
+{
+	assert(blk_trouble(of).code < 0);
+	blk_trouble_forget(of);
+}
+
+static void on_written(struct blk_listener *listener _unused_, struct blk *of _unused_)
+{
+}
+
+static int disk_init(struct error *err)
+{
+	static struct blk_listener listener = {on_failed, on_written};
+	const struct blk_options options = {
+		.name = "disk0",
+		.image = image,
+		.serial = "fuzz",
+		.n_queues = QUEUES,
+		.loops = &loop,
+		.n_loops = 1,
+		.on_error = BLK_ERROR_PAUSE,
+		.listener = &listener,
+	};
+
+	return blk_init(&blk, &root, SLOT, &memory, &options, err);
+}
 
 static void set_up(void)
 {
 	static const struct pci_layout layout = {
 		.ecam = 0xe0000000, .window = 0xc0000000, .window_size = 1 << 20};
 	const struct loop_options options = {.name = "fuzz"};
+	const struct block_open open = {.format = "raw", .name = "disk"};
+	static struct block_ops checked_ops;
 	struct error err = ERROR_NULL;
 	int fd = memfd_create("disk", MFD_CLOEXEC);
 	int r = ftruncate(fd, DISK_SIZE);
@@ -151,17 +179,21 @@ static void set_up(void)
 		(struct memory_region){.size = LOW_SIZE, .host = calloc(1, LOW_SIZE), .fd = -1};
 	memory.regions[1] = (struct memory_region){
 		.start = HIGH_START, .size = HIGH_SIZE, .host = calloc(1, HIGH_SIZE), .fd = -1};
-	r = block_open_raw(&image, fd, false, "disk", &err);
+	r = block_open(&image, fd, &open, &err);
 	assert(r == 0);
-	raw_ops = image.ops;
-	image.ops = &checked_ops;
+	raw_ops = image->ops;
+	checked_ops = *raw_ops;
+	checked_ops.submit = checked_submit;
+	/* Any worker: this is raw all the same. */
+	image->ops = &checked_ops;
+	image->worker = (void *)&checked_ops;
 	r = loop_new(&loop, &options, &err);
 	assert(r == 0);
 	r = loop_enable(loop);
 	assert(r == 0);
 	r = pci_root_init(&root, &layout, &board.io, &board.mmio, &board.irqs, &board.kicks, &err);
 	assert(r == 0);
-	r = blk_init(&blk, &root, SLOT, "disk0", &memory, &image, "fuzz", QUEUES, &loop, 1, &err);
+	r = disk_init(&err);
 	assert(r == 0);
 }
 

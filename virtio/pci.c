@@ -6,6 +6,10 @@
  *
  * BAR 0:  0x0000 common configuration   0x1000 ISR        0x2000 device configuration
  *         0x4000 MSI-X table            0x5000 pending    0x6000 notify, four bytes a queue
+ * BAR 1:  notify again, in I/O ports: KVM passes on a write to a port without decoding the
+ *         instruction, which a write to memory needs on AMD and wherever KVM itself runs in a
+ *         guest. It comes first in the list of capabilities, so that a driver takes it if it can;
+ *         then kicks in BAR 0 are not ioeventfds. A board without ports has BAR 0 alone.
  */
 #include "virtio/pci.h"
 
@@ -22,6 +26,9 @@
 #define BAR_PENDING   0x5000
 #define BAR_NOTIFY    0x6000
 #define NOTIFY_STRIDE 4
+#define PORTS_MAX     256u /* of a BAR; a device with more queues has no BAR 1 */
+
+enum pci_bar_number { BAR_REGISTERS, BAR_DOORBELLS };
 
 #define CAP_VENDOR    0x09
 #define VIRTIO_VENDOR 0x1af4
@@ -327,7 +334,8 @@ static void device_config_access(struct virtio_pci *pci, uint32_t offset, void *
 		virtio->ops->config_read(virtio, offset, data, len);
 }
 
-/* Kicks are ioeventfds; one that comes here anyway (through the PCI_CFG window) is passed on. */
+/* Kicks are ioeventfds; one that comes here anyway (through the PCI_CFG window, or to memory of a
+ * device that has ports) is passed on. */
 static void notify_write(struct virtio_pci *pci, uint32_t offset)
 {
 	uint32_t i = offset / NOTIFY_STRIDE;
@@ -342,8 +350,9 @@ static void bar_read(struct pci_function *function, uint32_t bar, uint64_t offse
 {
 	struct virtio_pci *pci = pci_of(function);
 
-	(void)bar;
 	memset(data, 0, len);
+	if (bar == BAR_DOORBELLS)
+		return;
 	if (offset < BAR_ISR)
 		common_access(pci, offset, data, len, false);
 	else if (offset >= BAR_DEVICE && offset < BAR_TABLE)
@@ -361,8 +370,9 @@ static void bar_write(struct pci_function *function, uint32_t bar, uint64_t offs
 	struct virtio_pci *pci = pci_of(function);
 	void *bytes = (void *)(uintptr_t)data; /* not written through when `write` is true */
 
-	(void)bar;
-	if (offset < BAR_ISR)
+	if (bar == BAR_DOORBELLS)
+		notify_write(pci, offset);
+	else if (offset < BAR_ISR)
 		common_access(pci, offset, bytes, len, true);
 	else if (offset >= BAR_DEVICE && offset < BAR_TABLE)
 		device_config_access(pci, offset - BAR_DEVICE, bytes, len, true);
@@ -372,21 +382,29 @@ static void bar_write(struct pci_function *function, uint32_t bar, uint64_t offs
 		notify_write(pci, offset - BAR_NOTIFY);
 }
 
+/* The BAR whose notify addresses are ioeventfds. */
+static uint32_t doorbells(const struct virtio_pci *pci)
+{
+	return pci->function.bars[BAR_DOORBELLS].size ? BAR_DOORBELLS : BAR_REGISTERS;
+}
+
 /* Kicks follow the BAR. Addresses the guest picks may be refused by the kernel: then that queue is
  * deaf. */
 static void bar_moved(struct pci_function *function, uint32_t bar, gpa_t from, gpa_t to)
 {
 	struct virtio_pci *pci = pci_of(function);
 	struct kick_host *kicks = function->root->kicks;
+	enum device_space space = function->bars[bar].space;
 
-	(void)bar;
+	if (bar != doorbells(pci))
+		return;
 	for (uint32_t i = 0; i < pci->virtio->n_queues; i++) {
 		int fd = pci->virtio->queues[i].kick_fd;
-		gpa_t at = BAR_NOTIFY + i * NOTIFY_STRIDE;
+		gpa_t at = (bar == BAR_DOORBELLS ? 0 : BAR_NOTIFY) + i * NOTIFY_STRIDE;
 
 		if (from)
-			(void)kicks->ops->remove(kicks, from + at, fd);
-		if (to && kicks->ops->add(kicks, to + at, fd) < 0)
+			(void)kicks->ops->remove(kicks, space, from + at, fd);
+		if (to && kicks->ops->add(kicks, space, to + at, fd) < 0)
 			log_limited(&pci->virtio->complaints, LOG_LEVEL_WARNING,
 				    "%s: the guest moved its registers to where no kick can be "
 				    "heard, ignoring",
@@ -394,26 +412,28 @@ static void bar_moved(struct pci_function *function, uint32_t bar, gpa_t from, g
 	}
 }
 
-/* The PCI_CFG capability (4.1.4.9): the BAR through configuration space. */
+/* The PCI_CFG capability (4.1.4.9): the BARs through configuration space. */
 static bool window_access(struct pci_function *function, uint32_t offset, void *data, uint32_t len,
 			  bool write)
 {
 	struct virtio_pci *pci = pci_of(function);
 	uint32_t at = pci->window_offset;
 	const uint8_t *cap = &function->config.bytes[at];
+	const uint32_t bar = cap[4];
+	uint64_t bar_size = bar < PCI_BARS ? function->bars[bar].size : 0;
 	uint32_t bar_offset, bar_len;
 
 	if (offset != at + 16 || len > 4)
 		return false;
 	memcpy(&bar_offset, cap + 8, 4);
 	memcpy(&bar_len, cap + 12, 4);
-	if (cap[4] != 0 || (bar_len != 1 && bar_len != 2 && bar_len != 4) || len != bar_len ||
-	    bar_offset >= BAR_SIZE || bar_len > BAR_SIZE - bar_offset || bar_offset % bar_len != 0)
+	if ((bar_len != 1 && bar_len != 2 && bar_len != 4) || len != bar_len ||
+	    bar_offset >= bar_size || bar_len > bar_size - bar_offset || bar_offset % bar_len != 0)
 		return true;
 	if (write)
-		bar_write(function, 0, bar_offset, data, len);
+		bar_write(function, bar, bar_offset, data, len);
 	else
-		bar_read(function, 0, bar_offset, data, len);
+		bar_read(function, bar, bar_offset, data, len);
 	return true;
 }
 
@@ -528,6 +548,7 @@ static void pci_deinit(struct device *device)
 
 	if (!pci->virtio)
 		return;
+	virtio_detach(pci->virtio, NULL);
 	if (pci->virtio->ops->deinit)
 		pci->virtio->ops->deinit(pci->virtio);
 	virtio_deinit(pci->virtio);
@@ -547,31 +568,51 @@ static const struct device_ops device_ops = {
 	.deinit = pci_deinit,
 };
 
+/* The least that is not below `n`. */
+static uint32_t power_of_two(uint32_t n)
+{
+	uint32_t size = 1;
+
+	while (size < n)
+		size *= 2;
+	return size;
+}
+
 static uint32_t add_vendor_cap(struct pci_function *function, enum cap_type type, uint8_t size,
-			       uint32_t offset, uint32_t length)
+			       uint8_t bar, uint32_t offset, uint32_t length)
 {
 	uint32_t at = pci_add_capability(function, CAP_VENDOR, size);
 
 	function->config.bytes[at + 2] = size;
 	function->config.bytes[at + 3] = type;
+	function->config.bytes[at + 4] = bar;
 	pci_config_put32(function, at + 8, offset);
 	pci_config_put32(function, at + 12, length);
 	return at;
 }
 
+static void add_notify_cap(struct virtio_pci *pci, uint8_t bar, uint32_t offset)
+{
+	uint32_t at = add_vendor_cap(&pci->function, CAP_NOTIFY, 20, bar, offset,
+				     pci->virtio->n_queues * NOTIFY_STRIDE);
+
+	pci_config_put32(&pci->function, at + 16, NOTIFY_STRIDE);
+}
+
+/* Of two capabilities of one type a driver takes the first that it can (4.1.4). */
 static void add_capabilities(struct virtio_pci *pci)
 {
 	struct pci_function *function = &pci->function;
-	uint32_t at;
 
-	add_vendor_cap(function, CAP_COMMON, 16, BAR_COMMON, COMMON_END);
-	add_vendor_cap(function, CAP_ISR, 16, BAR_ISR, 1);
+	add_vendor_cap(function, CAP_COMMON, 16, BAR_REGISTERS, BAR_COMMON, COMMON_END);
+	add_vendor_cap(function, CAP_ISR, 16, BAR_REGISTERS, BAR_ISR, 1);
 	if (pci->virtio->config_size)
-		add_vendor_cap(function, CAP_DEVICE, 16, BAR_DEVICE, pci->virtio->config_size);
-	at = add_vendor_cap(function, CAP_NOTIFY, 20, BAR_NOTIFY,
-			    pci->virtio->n_queues * NOTIFY_STRIDE);
-	pci_config_put32(function, at + 16, NOTIFY_STRIDE);
-	pci->window_offset = add_vendor_cap(function, CAP_PCI_CFG, 20, 0, 0);
+		add_vendor_cap(function, CAP_DEVICE, 16, BAR_REGISTERS, BAR_DEVICE,
+			       pci->virtio->config_size);
+	if (doorbells(pci) == BAR_DOORBELLS)
+		add_notify_cap(pci, BAR_DOORBELLS, 0);
+	add_notify_cap(pci, BAR_REGISTERS, BAR_NOTIFY);
+	pci->window_offset = add_vendor_cap(function, CAP_PCI_CFG, 20, 0, 0, 0);
 	function->writable[pci->window_offset + 4] = 0xff;
 	memset(&function->writable[pci->window_offset + 8], 0xff, 8);
 }
@@ -600,10 +641,13 @@ int virtio_pci_init(struct virtio_pci *pci, struct pci_root *root, uint32_t slot
 	if (r < 0)
 		return r;
 	pci_function_init(&pci->function, root, &function_ops, &ids);
-	pci_add_bar(&pci->function, 0, BAR_SIZE);
-	r = msix_init(&pci->function, n_queues + 1, 0, BAR_TABLE, BAR_PENDING, err);
+	pci_add_bar(&pci->function, BAR_REGISTERS, BAR_SIZE);
+	if (n_queues * NOTIFY_STRIDE <= PORTS_MAX)
+		(void)pci_add_port_bar(&pci->function, BAR_DOORBELLS,
+				       power_of_two(n_queues * NOTIFY_STRIDE));
+	r = msix_init(&pci->function, n_queues + 1, BAR_REGISTERS, BAR_TABLE, BAR_PENDING, err);
 	if (r < 0)
 		return r;
 	add_capabilities(pci);
-	return pci_plug(root, &pci->function, slot, err);
+	return virtio->late ? 0 : pci_plug(root, &pci->function, slot, err);
 }

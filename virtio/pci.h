@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * virtio over PCI (virtio 1.2, 4.1): one BAR with the common, ISR, device, notify and MSI-X parts.
- * Register accesses come in from vCPUs; calls of virtio/device.h go out. Kicks do not come this
- * way: each queue's notify address is an ioeventfd.
+ * virtio over PCI (virtio 1.2, 4.1): a BAR with the common, ISR, device, notify and MSI-X parts,
+ * and one of I/O ports with the notify part alone. Register accesses come in from vCPUs; calls of
+ * virtio/device.h go out. Kicks do not come this way: each queue's notify address is an ioeventfd.
  */
 #pragma once
 
@@ -31,7 +31,8 @@ struct virtio_pci {
 
 /*
  * Puts a device behind PCI slot `slot`. `virtio` has its ops, offered features and config_size set;
- * this calls virtio_init. `name` is the device's name in the machine.
+ * this calls virtio_init. `name` is the device's name in the machine. One that is late is plugged
+ * by pci_plug_hot when its queues have been attached.
  */
 int virtio_pci_init(struct virtio_pci *pci, struct pci_root *root, uint32_t slot, const char *name,
 		    struct virtio_device *virtio, const struct virtio_ops *ops,

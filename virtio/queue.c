@@ -179,18 +179,11 @@ static int chain_walk(struct virtqueue *queue, struct virtqueue_chain *chain,
 	return -EBADMSG; /* a loop: more steps than entries */
 }
 
-int virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *chain)
+/* The chain that begins there becomes ours. */
+static int chain_take(struct virtqueue *queue, uint16_t head, struct virtqueue_chain *chain)
 {
-	uint16_t mask = queue->state.size - 1;
-	uint16_t head;
 	int r;
 
-	if (queue->broken || !queue->available_ring)
-		return 0;
-	r = chains_waiting(queue);
-	if (r <= 0)
-		return r;
-	head = load_relaxed(&queue->available_ring->ring[queue->state.next_available & mask]);
 	chain->head = head;
 	chain->n_out = chain->n_in = 0;
 	chain->out_bytes = chain->in_bytes = 0;
@@ -203,16 +196,48 @@ int virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *chain)
 		return r;
 	}
 	queue->heads[head / 64] |= 1ull << (head % 64);
-	queue->state.next_available++;
 	queue->in_flight++;
 	queue->n_chains++;
 	return 1;
+}
+
+int virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *chain)
+{
+	uint16_t mask = queue->state.size - 1;
+	uint16_t head;
+	int r;
+
+	if (queue->broken || !queue->available_ring)
+		return 0;
+	r = chains_waiting(queue);
+	if (r <= 0)
+		return r;
+	head = load_relaxed(&queue->available_ring->ring[queue->state.next_available & mask]);
+	r = chain_take(queue, head, chain);
+	if (r > 0)
+		queue->state.next_available++;
+	return r;
+}
+
+int virtqueue_pop_again(struct virtqueue *queue, uint16_t head, struct virtqueue_chain *chain)
+{
+	if (queue->broken || !queue->available_ring)
+		return 0;
+	return chain_take(queue, head, chain);
 }
 
 void virtqueue_unpop(struct virtqueue *queue, const struct virtqueue_chain *chain)
 {
 	queue->heads[chain->head / 64] &= ~(1ull << (chain->head % 64));
 	queue->state.next_available--;
+	queue->in_flight--;
+	queue->n_chains--;
+}
+
+void virtqueue_set_aside(struct virtqueue *queue, uint16_t head)
+{
+	assert(head_in_flight(queue, head));
+	queue->heads[head / 64] &= ~(1ull << (head % 64));
 	queue->in_flight--;
 	queue->n_chains--;
 }

@@ -84,6 +84,16 @@ int virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *chain) __must
 /* Puts the chain taken last back, as if it had not been taken. */
 void virtqueue_unpop(struct virtqueue *queue, const struct virtqueue_chain *chain);
 
+/*
+ * Of a chain that is neither done nor to be put back, since later ones are done: the queue forgets
+ * it, and may rest, be saved and loaded without it. Who set it aside keeps its head and takes it
+ * again by that, once the queue runs; until then the guest sees it under way. As virtqueue_pop
+ * otherwise.
+ */
+void virtqueue_set_aside(struct virtqueue *queue, uint16_t head);
+int virtqueue_pop_again(struct virtqueue *queue, uint16_t head,
+			struct virtqueue_chain *chain) __must_check;
+
 /* Hands a chain back, `written` bytes of it filled. Seen by the guest after virtqueue_publish. */
 void virtqueue_push(struct virtqueue *queue, uint16_t head, uint32_t written);
 

@@ -1,304 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The block device over an image of this file's own: it records each operation, and completes it
- * when the test says so, in the order and with the result the test says. At the end the real thing:
- * a raw image, eight queues, four loops with their threads.
+ * What a block device makes of a driver's requests, good and bad. At the end the real thing: a raw
+ * image, eight queues, four loops with their threads.
  */
-#include <criterion/criterion.h>
-#include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/atomic.h"
 #include "base/fd.h"
-#include "devices/registers.h"
-#include "devices/test-board.h"
-#include "virtio/blk.h"
-#include "virtio/test-driver.h"
-
-#define SECTOR         BLOCK_SECTOR
-#define CAPACITY       2048u /* sectors */
-#define DISK_SIZE      (CAPACITY * SECTOR)
-#define OPS_MAX        2048
-
-#define F_RO           (1ull << 5)
-#define F_FLUSH        (1ull << 9)
-#define F_MQ           (1ull << 12)
-#define F_DISCARD      (1ull << 13)
-#define F_WRITE_ZEROES (1ull << 14)
-
-enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
-enum { S_OK = 0, S_IOERR = 1, S_UNSUPPORTED = 2, UNTOUCHED = 0xee };
-
-/* The image */
-
-struct op {
-	enum io_kind kind;
-	uint64_t offset, length; /* of all kinds but FLUSH */
-	const struct iovec *iov;
-	uint32_t n_iov;
-	struct loop_source *source;
-	uint32_t arg;
-	bool ended;
-};
-
-static struct fake {
-	struct block_image image;
-	uint8_t disk[DISK_SIZE];
-	struct op ops[OPS_MAX]; /* in the order of submission */
-	uint32_t n_ops, n_under_way, n_busy;
-	uint32_t room;        /* under way at most */
-	int submit_error;     /* every submission fails with it */
-	uint32_t greedy_left; /* each failing submission offers the same request once more */
-	uint32_t n_greedy;
-	struct loop_source *waiting; /* was told -EBUSY */
-} fake;
-
-static struct test_board board;
-static struct test_driver driver;
-static struct pci_root root;
-static struct blk blk;
-
-static int fake_submit(struct block_channel *channel _unused_, const struct io_op *op,
-		       struct loop_source *source, uint32_t arg)
-{
-	struct op *record = &fake.ops[fake.n_ops];
-
-	if (fake.greedy_left > 0) {
-		struct test_available *available = driver.rings[0].available;
-
-		fake.greedy_left--;
-		fake.n_greedy++;
-		store_release(&available->index, (uint16_t)(available->index + 1));
-	}
-	if (fake.submit_error)
-		return fake.submit_error;
-	if (fake.n_under_way >= fake.room) {
-		fake.n_busy++;
-		fake.waiting = source;
-		return -EBUSY;
-	}
-	cr_assert_lt(fake.n_ops, OPS_MAX);
-	*record = (struct op){op->kind,  op->offset, op->length, op->iov,
-			      op->n_iov, source,     arg,        false};
-	if (op->kind == IO_READ || op->kind == IO_WRITE) {
-		for (uint32_t i = 0; i < op->n_iov; i++)
-			record->length += op->iov[i].iov_len;
-		cr_assert_gt(record->length, 0);
-	}
-	if (op->kind != IO_FLUSH)
-		cr_assert(record->length <= DISK_SIZE &&
-				  record->offset <= DISK_SIZE - record->length,
-			  "an operation outside of the image");
-	fake.n_ops++;
-	fake.n_under_way++;
-	return 0;
-}
-
-static void fake_close(struct block_image *image _unused_)
-{
-}
-
-static const struct block_ops fake_ops = {
-	.format = "fake", .submit = fake_submit, .close = fake_close};
-
-/* Moves `n` bytes between the disk and the operation's buffers. */
-static void transfer(const struct op *op, uint64_t n)
-{
-	uint8_t *disk = fake.disk + op->offset;
-
-	for (uint32_t i = 0; n > 0; i++) {
-		uint64_t here = MIN((uint64_t)op->iov[i].iov_len, n);
-
-		cr_assert_lt(i, op->n_iov);
-		if (op->kind == IO_READ)
-			memcpy(op->iov[i].iov_base, disk, here);
-		else
-			memcpy(disk, op->iov[i].iov_base, here);
-		disk += here;
-		n -= here;
-	}
-}
-
-/* Ends operation `i` with `result`; what it moves is moved. The loop is not turned. */
-static void end(uint32_t i, int32_t result)
-{
-	struct op *op = &fake.ops[i];
-	struct loop_event event = {.kind = LOOP_IO, .arg = op->arg, .result = result};
-
-	cr_assert_lt(i, fake.n_ops);
-	cr_assert_not(op->ended);
-	op->ended = true;
-	if ((op->kind == IO_READ || op->kind == IO_WRITE) && result > 0)
-		transfer(op, result);
-	if ((op->kind == IO_ZERO || op->kind == IO_ZERO_KEEP) && result == 0)
-		memset(fake.disk + op->offset, 0, op->length);
-	fake.n_under_way--;
-	op->source->on_event(op->source, &event);
-	if (fake.waiting)
-		loop_batch(take_ptr(fake.waiting));
-}
-
-static void end_well(uint32_t i)
-{
-	bool moves = fake.ops[i].kind == IO_READ || fake.ops[i].kind == IO_WRITE;
-
-	end(i, moves ? (int32_t)fake.ops[i].length : 0);
-}
-
-/* Ends all there is and all that follows from it. */
-static void end_all(void)
-{
-	for (uint32_t i = 0; i < fake.n_ops; i++) {
-		if (!fake.ops[i].ended)
-			end_well(i);
-		if (i + 1 == fake.n_ops)
-			test_driver_turn(&driver);
-	}
-	cr_assert_eq(fake.n_under_way, 0);
-}
-
-/* The device */
-
-static void make(uint32_t n_queues, struct loop *const *loops, uint32_t n_loops,
-		 struct block_image *image)
-{
-	static const struct pci_layout layout = {
-		.ecam = 0xe0000000, .window = 0xc0000000, .window_size = 1 << 20};
-	struct error err = ERROR_NULL;
-
-	cr_assert_eq(pci_root_init(&root, &layout, &board.io, &board.mmio, &board.irqs,
-				   &board.kicks, &err),
-		     0, "%s", err.text);
-	cr_assert_eq(blk_init(&blk, &root, 1, "disk0", &driver.memory, image, "a serial", n_queues,
-			      loops, n_loops, &err),
-		     0, "%s", err.text);
-}
-
-static void set_up_with(bool readonly)
-{
-	fake = (struct fake){
-		.image = {.ops = &fake_ops,
-			  .fd = memfd_create("disk", MFD_CLOEXEC),
-			  .size = DISK_SIZE,
-			  .io_block = SECTOR,
-			  .readonly = readonly,
-			  .can_discard = !readonly},
-		.room = 256,
-	};
-	for (uint32_t i = 0; i < DISK_SIZE; i++)
-		fake.disk[i] = (uint8_t)(i / SECTOR * 7 + i);
-	test_board_init(&board);
-	test_driver_init(&driver);
-	make(1, &driver.loop, 1, &fake.image);
-}
-
-static void set_up(void)
-{
-	set_up_with(false);
-}
-
-static void set_up_readonly(void)
-{
-	set_up_with(true);
-}
-
-static void tear_down(void)
-{
-	blk.pci.function.device.ops->deinit(&blk.pci.function.device);
-	test_driver_deinit(&driver);
-	test_board_deinit(&board);
-	fd_close(fake.image.fd);
-}
+#include "virtio/test-blk-disk.h"
 
 TestSuite(blk, .init = set_up, .fini = tear_down);
 TestSuite(blk_readonly, .init = set_up_readonly, .fini = tear_down);
-
-static void start(void)
-{
-	test_driver_start(&driver, &blk.virtio, F_FLUSH | VIRTIO_F_INDIRECT_DESC);
-}
-
-static struct test_buffer room(uint32_t size)
-{
-	return (struct test_buffer){test_driver_alloc(&driver, size, 16), size};
-}
-
-static struct test_buffer header(uint32_t type, uint64_t sector)
-{
-	struct {
-		uint32_t type, reserved;
-		uint64_t sector;
-	} bytes = {type, 0x12345678, sector};
-
-	return test_driver_put(&driver, &bytes, sizeof(bytes));
-}
-
-static struct test_buffer status_room(void)
-{
-	uint8_t status = UNTOUCHED;
-
-	return test_driver_put(&driver, &status, 1);
-}
-
-static uint8_t byte_at(struct test_buffer buffer, uint32_t offset)
-{
-	return *(uint8_t *)test_driver_at(&driver, buffer.gpa + offset);
-}
-
-/* One request with one data buffer in the usual shape; returns its status buffer. */
-static struct test_buffer offer(uint32_t queue, uint32_t type, uint64_t sector,
-				const struct test_buffer *data)
-{
-	struct test_buffer out[2] = {header(type, sector)}, in[2];
-	uint32_t n_out = 1, n_in = 0;
-	struct test_buffer status = status_room();
-
-	if (data && (type == T_IN || type == T_GET_ID))
-		in[n_in++] = *data;
-	else if (data)
-		out[n_out++] = *data;
-	in[n_in++] = status;
-	test_driver_add(&driver, queue, out, n_out, in, n_in, false);
-	return status;
-}
-
-static void kick(void)
-{
-	test_driver_kick(&driver, 0);
-	test_driver_turn(&driver);
-}
-
-/* The request goes through; its status. */
-static uint8_t ask(uint32_t type, uint64_t sector, const struct test_buffer *data)
-{
-	struct test_buffer status = offer(0, type, sector, data);
-
-	kick();
-	end_all();
-	cr_assert_gt(driver.rings[0].used->index, driver.rings[0].seen);
-	test_driver_wait(&driver, 0);
-	return byte_at(status, 0);
-}
-
-static uint32_t given_back(void)
-{
-	uint32_t n = 0, length;
-	uint16_t head;
-
-	while (test_driver_reap(&driver, 0, &head, &length))
-		n++;
-	return n;
-}
-
-static bool needs_reset(void)
-{
-	return atomic_load(&blk.virtio.status) & VIRTIO_STATUS_NEEDS_RESET;
-}
 
 /* What a request does */
 
@@ -1207,7 +922,7 @@ Test(blk, counters_count)
 
 static struct loop *loops[LOOPS];
 static pthread_t threads[LOOPS];
-static struct block_image raw;
+static struct block_image *raw;
 
 static void *run_loop(void *arg)
 {
@@ -1218,11 +933,12 @@ static void *run_loop(void *arg)
 
 static void set_up_loops(void)
 {
+	const struct block_open open = {.format = "raw", .name = "disk"};
 	struct error err = ERROR_NULL;
 	int fd = memfd_create("disk", MFD_CLOEXEC);
 
 	cr_assert_eq(ftruncate(fd, DISK_SIZE), 0);
-	cr_assert_eq(block_open_raw(&raw, fd, false, "disk", &err), 0, "%s", err.text);
+	cr_assert_eq(block_open(&raw, fd, &open, &err), 0, "%s", err.text);
 	test_board_init(&board);
 	test_driver_init(&driver);
 	for (uint32_t i = 0; i < LOOPS; i++) {
@@ -1230,7 +946,7 @@ static void set_up_loops(void)
 
 		cr_assert_eq(loop_new(&loops[i], &options, &err), 0, "%s", err.text);
 	}
-	make(QUEUES, loops, LOOPS, &raw);
+	make(QUEUES, loops, LOOPS, raw);
 	for (uint32_t i = 0; i < LOOPS; i++)
 		cr_assert_eq(pthread_create(&threads[i], NULL, run_loop, loops[i]), 0);
 }
@@ -1247,7 +963,7 @@ static void tear_down_loops(void)
 	blk.pci.function.device.ops->deinit(&blk.pci.function.device);
 	for (uint32_t i = 0; i < LOOPS; i++)
 		loops[i] = loop_free(loops[i]);
-	block_close(&raw);
+	raw = block_close(raw);
 	test_driver_deinit(&driver);
 	test_board_deinit(&board);
 }

@@ -514,6 +514,86 @@ Test(device, a_pause_is_told_of_once)
 	cr_assert_eq(n_done, 1);
 }
 
+/* Held: at rest while the guest runs on. */
+
+static int n_held;
+
+static void on_held(struct device_waiter *of _unused_, struct device *device _unused_)
+{
+	n_held++;
+}
+
+static struct device_waiter holder = {on_held};
+
+Test(device, a_hold_waits_for_what_is_in_flight_and_a_release_goes_on)
+{
+	held.keep = true;
+	start();
+	offer(1);
+	turn();
+	virtio_hold(&held.virtio, &holder);
+	turn();
+	cr_assert_eq(n_held, 0);
+	give_back(1);
+	cr_assert_eq(n_held, 1);
+	held.keep = false;
+	offer(1);
+	turn();
+	cr_assert_eq(given_back(1), 1, "only what was under way");
+	virtio_release(&held.virtio);
+	turn();
+	cr_assert_eq(given_back(1), 1);
+}
+
+Test(device, a_pause_may_begin_and_end_during_a_hold)
+{
+	start();
+	virtio_hold(&held.virtio, &holder);
+	pause_device();
+	turn();
+	cr_assert_eq(n_held, 1);
+	cr_assert_eq(n_done, 1);
+	virtio_resume(&held.virtio);
+	turn();
+	cr_assert_eq(held.virtio.queues[0].run, VIRTIO_QUEUE_RESTS);
+	virtio_release(&held.virtio);
+	turn();
+	cr_assert_eq(held.virtio.queues[0].run, VIRTIO_QUEUE_RUNS);
+}
+
+Test(device, a_release_during_a_pause_leaves_the_start_to_the_resume)
+{
+	start();
+	virtio_hold(&held.virtio, &holder);
+	turn();
+	pause_device();
+	cr_assert_eq(n_done, 1);
+	virtio_release(&held.virtio);
+	turn();
+	cr_assert_eq(held.virtio.queues[0].run, VIRTIO_QUEUE_RESTS);
+	virtio_resume(&held.virtio);
+	turn();
+	cr_assert_eq(held.virtio.queues[0].run, VIRTIO_QUEUE_RUNS);
+}
+
+Test(device, a_reset_during_a_hold_is_over_at_once_and_a_start_waits_for_the_release)
+{
+	start();
+	virtio_hold(&held.virtio, &holder);
+	turn();
+	reset();
+	cr_assert_eq(status(), 0);
+	start();
+	offer(0);
+	turn();
+	cr_assert_eq(held.virtio.queues[0].run, VIRTIO_QUEUE_RESTS);
+	virtio_release(&held.virtio);
+	turn();
+	cr_assert_eq(held.virtio.queues[0].run, VIRTIO_QUEUE_RUNS);
+	cr_assert_eq(given_back(0), 1);
+	cr_assert_eq(n_held, 1, "told of once");
+}
+
 Test(device, a_ring_outside_of_memory_needs_a_reset)
 {
 	start();

@@ -60,7 +60,7 @@ struct echo {
 
 static struct test_board board;
 static struct test_driver driver; /* its memory and loop; the rest goes through registers */
-static struct pci_root root;
+static struct pci_root root, portless;
 static struct echo echo, other;
 static struct echo *device; /* that the accesses below go to */
 
@@ -147,7 +147,7 @@ static const struct virtio_ops ops = {
 	.stop = on_stop,
 };
 
-static void make(struct echo *of, uint32_t slot)
+static void make_on(struct echo *of, struct pci_root *on, uint32_t slot, uint32_t n_queues)
 {
 	struct error err = ERROR_NULL;
 	int r;
@@ -156,9 +156,14 @@ static void make(struct echo *of, uint32_t slot)
 			    .virtio.config_size = CONFIG_SIZE};
 	for (uint32_t i = 0; i < CONFIG_SIZE; i++)
 		of->config[i] = i + 1;
-	r = virtio_pci_init(&of->pci, &root, slot, "echo", &of->virtio, &ops, &driver.memory,
-			    QUEUES, SIZE, &driver.loop, 1, &err);
+	r = virtio_pci_init(&of->pci, on, slot, "echo", &of->virtio, &ops, &driver.memory, n_queues,
+			    SIZE, &driver.loop, 1, &err);
 	cr_assert_eq(r, 0, "%s", err.text);
+}
+
+static void make(struct echo *of, uint32_t slot)
+{
+	make_on(of, &root, slot, QUEUES);
 }
 
 static void unmake(struct echo *of)
@@ -168,8 +173,11 @@ static void unmake(struct echo *of)
 
 static void set_up(void)
 {
-	static const struct pci_layout layout = {
-		.ecam = 0xe0000000, .window = 0xc0000000, .window_size = 1 << 20};
+	static const struct pci_layout layout = {.ecam = 0xe0000000,
+						 .window = 0xc0000000,
+						 .window_size = 1 << 20,
+						 .ports = 0x1000,
+						 .n_ports = 0xf000};
 	struct error err = ERROR_NULL;
 
 	test_board_init(&board);
@@ -305,13 +313,18 @@ Test(pci, the_function_is_a_modern_device)
 	cr_assert_eq(config_get(0x2c, 2), 0x1af4);
 }
 
-/* The vendor capability of a type, 0 if there is none. */
-static uint32_t vendor_cap(uint8_t type)
+/* The vendor capability of a type behind another one, 0 if there is none. */
+static uint32_t next_vendor_cap(uint8_t type, uint32_t after)
 {
-	for (uint32_t at = config_get(0x34, 1); at; at = config_get(at + 1, 1))
+	for (uint32_t at = config_get(after ? after + 1 : 0x34, 1); at; at = config_get(at + 1, 1))
 		if (config_get(at, 1) == 0x09 && config_get(at + 3, 1) == type)
 			return at;
 	return 0;
+}
+
+static uint32_t vendor_cap(uint8_t type)
+{
+	return next_vendor_cap(type, 0);
 }
 
 Test(pci, capabilities_name_each_part_of_the_bar)
@@ -324,6 +337,8 @@ Test(pci, capabilities_name_each_part_of_the_bar)
 	for (uint32_t i = 0; i < ARRAY_SIZE(parts); i++) {
 		uint32_t cap = vendor_cap(parts[i].type);
 
+		if (parts[i].type == 2)
+			cap = next_vendor_cap(2, cap);
 		cr_assert_neq(cap, 0, "type %u", parts[i].type);
 		cr_assert_geq(config_get(cap + 2, 1), 16);
 		cr_assert_eq(config_get(cap + 4, 1), 0, "BAR 0");
@@ -333,12 +348,27 @@ Test(pci, capabilities_name_each_part_of_the_bar)
 	cr_assert_neq(vendor_cap(5), 0, "the window");
 }
 
-Test(pci, the_notify_capability_gives_the_stride)
+Test(pci, the_notify_capabilities_give_the_stride)
+{
+	uint32_t n = 0;
+
+	for (uint32_t cap = vendor_cap(2); cap; cap = next_vendor_cap(2, cap), n++) {
+		cr_assert_eq(config_get(cap + 2, 1), 20);
+		cr_assert_eq(config_get(cap + 16, 4), 4);
+	}
+	cr_assert_eq(n, 2);
+}
+
+Test(pci, doorbells_in_ports_come_first)
 {
 	uint32_t cap = vendor_cap(2);
 
-	cr_assert_eq(config_get(cap + 2, 1), 20);
-	cr_assert_eq(config_get(cap + 16, 4), 4);
+	cr_assert_eq(config_get(cap + 4, 1), 1, "BAR 1");
+	cr_assert_eq(config_get(cap + 8, 4), 0);
+	cr_assert_eq(config_get(cap + 12, 4), 4 * QUEUES);
+	cr_assert_eq(config_get(0x14, 4) & 3, 1);
+	config_put(0x14, UINT32_MAX, 4);
+	cr_assert_eq(config_get(0x14, 4), ~(4u * QUEUES - 1) | 1, "no more ports than it needs");
 }
 
 /* Features and status */
@@ -666,15 +696,22 @@ Test(pci, the_window_kicks)
 	config_put(vendor_cap(5) + 16, 0, 2);
 	test_driver_turn(&driver);
 	cr_assert_eq(used->index, 1);
+	available->ring[1] = 0;
+	available->index = 2;
+	window(1, 0, 2);
+	config_put(vendor_cap(5) + 16, 0, 2);
+	test_driver_turn(&driver);
+	cr_assert_eq(used->index, 2, "and by the ports");
 }
 
 Test(pci, a_window_to_nowhere_is_harmless)
 {
 	static const struct {
 		uint32_t bar, offset, length;
-	} windows[] = {{1, 0, 4},      {0, 0x8000, 4}, {0, 0x7ffe, 4}, {0, UINT32_MAX, 1},
+	} windows[] = {{2, 0, 4},      {0, 0x8000, 4}, {0, 0x7ffe, 4}, {0, UINT32_MAX, 1},
 		       {0, 0, 0},      {0, 0, 3},      {0, 0, 8},      {0, UINT32_MAX - 3, 4},
-		       {0, 0x7fff, 2}, {0, 1, 4},      {255, 20, 1},   {0, 20, UINT32_MAX}};
+		       {0, 0x7fff, 2}, {0, 1, 4},      {255, 20, 1},   {0, 20, UINT32_MAX},
+		       {1, 8, 4},      {1, 6, 4},      {6, 0, 4},      {1, UINT32_MAX - 3, 4}};
 	uint32_t data = vendor_cap(5) + 16;
 
 	for (uint32_t i = 0; i < ARRAY_SIZE(windows); i++) {
@@ -690,17 +727,82 @@ Test(pci, a_window_to_nowhere_is_harmless)
 
 /* Kicks */
 
-Test(pci, kicks_follow_the_bar)
+/* Where queue 0 and the others are heard: all of them, one behind the other. */
+static void kicks_are_at(enum device_space space, gpa_t at)
 {
-	uint32_t home = config_get(0x10, 4);
+	cr_assert_eq(board.n_kicks[SPACE_MEMORY] + board.n_kicks[SPACE_PORTS], QUEUES);
+	cr_assert_eq(board.n_kicks[space], QUEUES);
+	cr_assert_eq(board.last_kick, at + 4 * (QUEUES - 1));
+}
 
-	cr_assert_eq(board.n_kicks, QUEUES);
+Test(pci, kicks_follow_the_ports)
+{
+	uint32_t home = config_get(0x14, 4) & ~3u;
+
+	kicks_are_at(SPACE_PORTS, home);
+	config_put(4, 2, 2);
+	cr_assert_eq(board.n_kicks[SPACE_PORTS], 0);
+	config_put(0x14, home + 0x4000, 4);
+	config_put(4, 3, 2);
+	kicks_are_at(SPACE_PORTS, home + 0x4000);
+	config_put(0x10, config_get(0x10, 4) + 0x40000, 4);
+	kicks_are_at(SPACE_PORTS, home + 0x4000);
+	cr_assert_eq(get(NUM_QUEUES, 2), QUEUES);
+}
+
+Test(pci, on_a_board_without_ports_kicks_follow_the_registers)
+{
+	static const struct pci_layout layout = {
+		.ecam = 0xe0000000, .window = 0xc0000000, .window_size = 1 << 20};
+	struct error err = ERROR_NULL;
+	uint32_t home;
+
+	unmake(&echo);
+	test_board_deinit(&board);
+	test_board_init(&board);
+	cr_assert_eq(pci_root_init(&portless, &layout, &board.io, &board.mmio, &board.irqs,
+				   &board.kicks, &err),
+		     0, "%s", err.text);
+	make_on(&echo, &portless, SLOT, QUEUES);
+	cr_assert_eq(config_get(0x14, 4), 0);
+	cr_assert_eq(next_vendor_cap(2, vendor_cap(2)), 0, "one place to kick");
+	home = config_get(0x10, 4);
+	kicks_are_at(SPACE_MEMORY, home + NOTIFY);
 	config_put(4, 0, 2);
-	cr_assert_eq(board.n_kicks, 0);
+	cr_assert_eq(board.n_kicks[SPACE_MEMORY], 0);
 	config_put(0x10, home + 0x40000, 4);
 	config_put(4, 2, 2);
-	cr_assert_eq(board.n_kicks, QUEUES);
+	kicks_are_at(SPACE_MEMORY, home + 0x40000 + NOTIFY);
 	cr_assert_eq(get(NUM_QUEUES, 2), QUEUES);
+}
+
+/* A BAR of ports holds no more. */
+Test(pci, a_device_of_very_many_queues_is_kicked_in_memory)
+{
+	make_on(&other, &root, SLOT + 1, 65);
+	cr_assert_eq(other.pci.function.bars[1].size, 0);
+	cr_assert_eq(board.n_kicks[SPACE_MEMORY], 65);
+	unmake(&other);
+	make_on(&other, &root, SLOT + 2, 33);
+	cr_assert_eq(other.pci.function.bars[1].size, 256);
+	unmake(&other);
+}
+
+Test(pci, a_write_to_a_port_is_heard)
+{
+	uint32_t home = config_get(0x14, 4) & ~3u;
+
+	start();
+	descriptors[0] = (struct test_descriptor){0x200000, 16, TEST_DESC_WRITE, 0};
+	available->ring[0] = 0;
+	available->index = 1;
+	test_board_out(&board, home + 4, 1, 2);
+	test_driver_turn(&driver);
+	cr_assert_eq(used->index, 0, "that was another queue's");
+	test_board_out(&board, home, 0, 2);
+	test_driver_turn(&driver);
+	cr_assert_eq(used->index, 1);
+	cr_assert_eq(test_board_in(&board, home, 4), 0, "there is nothing to read");
 }
 
 Test(pci, a_kick_that_comes_as_a_write_is_heard)

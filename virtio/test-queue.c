@@ -297,6 +297,46 @@ Test(queue, unpop_at_the_wrap)
 	pop_simple(1);
 }
 
+Test(queue, what_is_set_aside_comes_again_by_its_head)
+{
+	struct virtqueue_state saved;
+
+	offer_simple(4);
+	offer_simple(5);
+	pop_simple(4);
+	pop_simple(5);
+	virtqueue_set_aside(&queue, 4);
+	virtqueue_push(&queue, 5, 0);
+	cr_assert_eq(queue.in_flight, 0, "the queue may rest");
+	/* As a load would leave it. */
+	saved = queue.state;
+	virtqueue_unmap(&queue);
+	queue.state = saved;
+	cr_assert_eq(virtqueue_pop_again(&queue, 4, &chain), 0, "not while it rests");
+	cr_assert_eq(virtqueue_map(&queue), 0);
+	cr_assert_eq(virtqueue_pop_again(&queue, 4, &chain), 1);
+	cr_assert_eq(chain.head, 4);
+	cr_assert_eq(chain.in_bytes, 0x100);
+	cr_assert_eq(virtqueue_pop(&queue, &chain), 0, "positions stand");
+	virtqueue_push(&queue, 4, 0);
+	virtqueue_publish(&queue);
+	cr_assert_eq(used->index, 2);
+}
+
+Test(queue, a_head_that_comes_again_is_checked)
+{
+	offer_simple(4);
+	pop_simple(4);
+	cr_assert_eq(virtqueue_pop_again(&queue, 4, &chain), -EBADMSG, "it is under way");
+	virtqueue_set_aside(&queue, 4);
+	queue.broken = false;
+	descriptors[4].address = ~0ull;
+	cr_assert_eq(virtqueue_pop_again(&queue, 4, &chain), -EBADMSG);
+	queue.broken = false;
+	cr_assert_eq(virtqueue_pop_again(&queue, SIZE, &chain), -EBADMSG);
+	cr_assert(queue.broken);
+}
+
 Test(queue, chains_are_given_back_in_any_order)
 {
 	offer_simple(0);

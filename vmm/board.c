@@ -18,10 +18,20 @@
 #include "vmm/x86/layout.h"
 #include "vmm/x86/smbios.h"
 
-static void add(struct board *board, struct device *device)
+void board_add(struct board *board, struct device *device)
 {
 	assert(board->n_devices < BOARD_DEVICES_MAX);
 	board->devices[board->n_devices++] = device;
+}
+
+void board_remove(struct board *board, const struct device *device)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < board->n_devices; i++)
+		if (board->devices[i] != device)
+			board->devices[n++] = board->devices[i];
+	board->n_devices = n;
 }
 
 static int take(struct named_fds *fds, const char *name, int *ret_fd, struct error *err)
@@ -72,27 +82,27 @@ static int platform_setup(struct board *board, struct loop *main, struct machine
 	if ((r = serial_init(&board->serial, io, irqs, main, serial ? &board->chardev : NULL,
 			     err)) < 0)
 		return r;
-	add(board, &board->serial.device);
+	board_add(board, &board->serial.device);
 	if ((r = power_init(&board->power, io, events, err)) < 0)
 		return r;
-	add(board, &board->power.device);
+	board_add(board, &board->power.device);
 	if ((r = ged_init(&board->ged, io, irqs, err)) < 0)
 		return r;
-	add(board, &board->ged.device);
+	board_add(board, &board->ged.device);
 	if ((r = i8042_init(&board->i8042, io, events, err)) < 0)
 		return r;
-	add(board, &board->i8042.device);
+	board_add(board, &board->i8042.device);
 	if ((r = rtc_init(&board->rtc, io, err)) < 0)
 		return r;
-	add(board, &board->rtc.device);
+	board_add(board, &board->rtc.device);
 	if ((r = pvpanic_init(&board->pvpanic, io, events, err)) < 0)
 		return r;
-	add(board, &board->pvpanic.device);
+	board_add(board, &board->pvpanic.device);
 	r = generation_init(&board->generation, &board->memory, LAYOUT_GENERATION, &board->ged,
 			    err);
 	if (r < 0)
 		return r;
-	add(board, &board->generation.device);
+	board_add(board, &board->generation.device);
 	return 0;
 }
 
@@ -102,13 +112,19 @@ static int pci_setup(struct board *board, struct error *err)
 		.ecam = LAYOUT_ECAM,
 		.window = LAYOUT_PCI32,
 		.window_size = LAYOUT_PCI32_END - LAYOUT_PCI32,
+		.ports = LAYOUT_PORT_PCI_BAR,
+		.n_ports = 0x10000 - LAYOUT_PORT_PCI_BAR,
 	};
 	int r = pci_root_init(&board->pci, &layout, &board->io, &board->mmio, &board->kvm.irqs,
 			      &board->kvm.kicks, err);
 
 	if (r < 0)
 		return r;
-	add(board, &board->pci.device);
+	board_add(board, &board->pci.device);
+	r = pci_hotplug_init(&board->pci_hotplug, &board->io, &board->ged, err);
+	if (r < 0)
+		return r;
+	board_add(board, &board->pci_hotplug.device);
 	kvm_post_port(&board->kvm, PCI_PORT_ADDRESS, 4);
 	kvm_post_port(&board->kvm, RTC_PORT, 1);
 	return 0;
@@ -145,35 +161,12 @@ static uint32_t io_loops(const struct board *board, struct loop **loops)
 	return board->n_io_threads;
 }
 
-static int disk_setup(struct board *board, uint32_t i, struct named_fds *fds, struct error *err)
-{
-	const struct vm_disk *disk = &board->vm->disks[i];
-	struct loop *loops[BOARD_IO_THREADS_MAX];
-	char name[16];
-	int fd, r;
-
-	snprintf(name, sizeof(name), VM_FD_DISK "%u", i);
-	r = take(fds, name, &fd, err);
-	if (r < 0)
-		return r;
-	r = block_open_raw(&board->images[i], fd, disk->readonly, disk->path ? disk->path : name,
-			   err);
-	board->n_disks = i + 1;
-	if (r < 0)
-		return r;
-	r = blk_init(&board->disks[i], &board->pci, BOARD_SLOT_DISK + i, name, &board->memory,
-		     &board->images[i], disk->serial, disk->queues, loops, io_loops(board, loops),
-		     err);
-	add(board, &board->disks[i].pci.function.device);
-	return r;
-}
-
 /* One pair's way out: what the descriptors that came for it make. */
 static int pair_setup(struct board *board, uint32_t card, uint32_t pair, struct named_fds *fds,
 		      struct loop *loop, struct net_options *options, struct error *err)
 {
 	const struct vm_net *net = &board->vm->nets[card];
-	char name[NAMED_FDS_LENGTH];
+	char name[NAMED_FDS_LENGTH + 8]; /* whatever the numbers */
 	int fd, vhost_fd, r;
 
 	snprintf(name, sizeof(name), VM_FD_NET "%u.%u", card, pair);
@@ -257,7 +250,7 @@ static int net_setup(struct board *board, uint32_t card, struct named_fds *fds, 
 	if (r < 0)
 		return r;
 	board->n_nets = card + 1;
-	add(board, net_device(board->nets[card]));
+	board_add(board, net_device(board->nets[card]));
 	return 0;
 }
 
@@ -299,7 +292,7 @@ static int memory_devices_setup(struct board *board, struct loop *main, struct e
 		return 0;
 	r = balloon_init(&board->balloon, &board->pci, BOARD_SLOT_BALLOON, "balloon",
 			 &board->memory, main, err);
-	add(board, &board->balloon.pci.function.device);
+	board_add(board, &board->balloon.pci.function.device);
 	return r;
 }
 
@@ -315,7 +308,7 @@ static int vsock_setup(struct board *board, struct named_fds *fds, struct loop *
 		r = vsock_new(&board->vsock, &board->pci, BOARD_SLOT_VSOCK, "vsock", &board->memory,
 			      main, board->vm->vsock_cid, fd, err);
 	if (r == 0)
-		add(board, vsock_device(board->vsock));
+		board_add(board, vsock_device(board->vsock));
 	return r;
 }
 
@@ -328,39 +321,35 @@ static int watchdog_setup(struct board *board, struct loop *main, struct machine
 		return 0;
 	r = watchdog_init(&board->watchdog, &board->pci, BOARD_SLOT_WATCHDOG, "watchdog", main,
 			  events, err);
-	add(board, &board->watchdog.function.device);
+	board_add(board, &board->watchdog.function.device);
 	return r;
 }
 
 static int virtio_setup(struct board *board, struct named_fds *fds, struct loop *main,
-			struct error *err)
+			void (*disk_start)(void *), struct error *err)
 {
+	struct loop *loops[BOARD_IO_THREADS_MAX];
 	bool console = board->vm->console.device == VM_CONSOLE_VIRTIO;
 	int r;
 
 	r = virtio_console_init(&board->console, &board->pci, BOARD_SLOT_CONSOLE, "console",
 				&board->memory, main, console ? &board->chardev : NULL, err);
-	add(board, &board->console.pci.function.device);
+	board_add(board, &board->console.pci.function.device);
 	if (r < 0 || (r = ports_setup(board, fds, main, err)) < 0)
 		return r;
 	if (board->vm->rng) {
 		r = rng_init(&board->rng, &board->pci, BOARD_SLOT_RNG, "rng", &board->memory, main,
 			     err);
-		add(board, &board->rng.pci.function.device);
+		board_add(board, &board->rng.pci.function.device);
 		if (r < 0)
 			return r;
 	}
 	if ((r = memory_devices_setup(board, main, err)) < 0 ||
 	    (r = vsock_setup(board, fds, main, err)) < 0)
 		return r;
-	board->disks = calloc(VM_DISKS_MAX, sizeof(*board->disks));
-	if (!board->disks)
-		return error_set(err, -ENOMEM, "cannot make the disks: out of memory");
-	for (uint32_t i = 0; i < board->vm->n_disks; i++) {
-		r = disk_setup(board, i, fds, err);
-		if (r < 0)
-			return r;
-	}
+	r = board_disks_init(board, fds, main, loops, io_loops(board, loops), disk_start, err);
+	if (r < 0)
+		return r;
 	for (uint32_t i = 0; i < board->vm->n_nets; i++) {
 		r = net_setup(board, i, fds, err);
 		if (r < 0)
@@ -393,13 +382,15 @@ void board_null(struct board *board)
 }
 
 int board_init(struct board *board, const struct vm_description *vm, struct named_fds *fds,
-	       struct loop *main, struct machine_events *events, void (*worker_start)(void *),
-	       struct error *err)
+	       const struct board_options *options, struct error *err)
 {
+	struct machine_events *events = options->events;
+	struct loop *main = options->main;
 	int kvm_fd, r;
 
 	board_null(board);
 	board->vm = vm;
+	board->watcher = options->watcher;
 	if ((r = take(fds, VM_FD_KERNEL, &board->kernel_fd, err)) < 0)
 		return r;
 	board->initrd_fd = named_fds_take(fds, VM_FD_INITRD);
@@ -415,11 +406,13 @@ int board_init(struct board *board, const struct vm_description *vm, struct name
 		return r;
 	if ((r = pci_setup(board, err)) < 0)
 		return r;
-	if ((r = io_threads_setup(board, worker_start, err)) < 0)
+	if ((r = io_threads_setup(board, options->worker_start, err)) < 0)
 		return r;
-	if ((r = virtio_setup(board, fds, main, err)) < 0)
+	if ((r = virtio_setup(board, fds, main, options->disk_start, err)) < 0)
 		return r;
-	return watchdog_setup(board, main, events, err);
+	if ((r = watchdog_setup(board, main, events, err)) < 0)
+		return r;
+	return hotplug_init(&board->hotplug, board, main, err);
 }
 
 bool board_address(const struct board *board, char text[16])
@@ -473,12 +466,11 @@ void board_deinit(struct board *board)
 {
 	for (uint32_t i = 0; i < board->n_io_threads; i++)
 		io_thread_end(&board->io_threads[i]);
+	hotplug_deinit(&board->hotplug);
 	for (uint32_t i = board->n_devices; i-- > 0;)
 		if (board->devices[i]->ops->deinit)
 			board->devices[i]->ops->deinit(board->devices[i]);
-	for (uint32_t i = 0; i < board->n_disks; i++)
-		block_close(&board->images[i]);
-	free(take_ptr(board->disks));
+	board_disks_deinit(board);
 	for (uint32_t i = 0; i < board->n_io_threads; i++)
 		io_thread_deinit(&board->io_threads[i]);
 	board->vsock = vsock_free(board->vsock);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Lines in, answers out. A request that waits for the machine to come to rest (pause, reset …)
- * holds up the later requests of its own connection only.
+ * Lines in, answers out. A request that waits for the machine to come to rest (pause, reset …), or
+ * for a task of its own, holds up the later requests of its own connection only.
  */
 #include "vmm/control.h"
 
@@ -14,6 +14,8 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "vmm/control-disks.h"
+#include "vmm/control-hotplug.h"
 
 /* A client this far behind in reading is dropped. */
 #define BACKLOG_MAX (1u << 20)
@@ -21,13 +23,14 @@
 struct control_client {
 	struct control *control; /* weak */
 	struct loop_source source;
-	int fd;         /* owned */
-	int passed_fd;  /* owned: came with the request being read, -1: none */
-	uint64_t heard; /* the control's count when it last said something */
+	int fd;                       /* owned */
+	struct control_passed passed; /* came with the request being read */
+	uint64_t heard;               /* the control's count when it last said something */
 	bool wants_events;
 	bool hung_up;    /* to be freed when the turn's work on it is over */
 	bool cycles;     /* … and is a "device-cycle", whose outcome is its own */
 	json_t *waiting; /* owned: id of the request that waits for the machine, NULL: none */
+	struct control_task *task; /* weak: … or for this */
 	size_t n_in;
 	char in[CONTROL_LINE_MAX];
 	char *out; /* owned: answers not written yet */
@@ -165,15 +168,34 @@ static json_t *counters(struct control *control)
 			 "loops", loops, "memory", memory);
 }
 
-/* Only a socket: it can be written to without waiting for whoever holds its other side. */
-static int console_attach(struct control *control, struct control_client *client, struct error *err)
+/* What was sent along and not taken. */
+static void passed_close(struct control_passed *passed)
+{
+	while (passed->n_fds > 0)
+		fd_close(passed->fds[--passed->n_fds]);
+}
+
+/* The socket that was sent along last, -1: it was none. Only a socket: it can be written to without
+ * waiting for whoever holds its other side. */
+static int passed_socket(struct control_passed *passed)
 {
 	struct stat st;
-	if (client->passed_fd < 0 || fstat(client->passed_fd, &st) < 0 || !S_ISSOCK(st.st_mode))
+
+	if (!passed->n_fds || fstat(passed->fds[passed->n_fds - 1], &st) < 0 ||
+	    !S_ISSOCK(st.st_mode))
+		return -1;
+	return passed->fds[--passed->n_fds];
+}
+
+static int console_attach(struct control *control, struct control_client *client, struct error *err)
+{
+	int fd = passed_socket(&client->passed);
+
+	if (fd < 0)
 		return error_set(err, -EBADF,
 				 "cannot attach to the console: send a connected socket with the "
 				 "request");
-	chardev_attach(&control->machine->board.chardev, take_fd(client->passed_fd));
+	chardev_attach(&control->machine->board.chardev, fd);
 	return 0;
 }
 
@@ -193,20 +215,21 @@ static int console_resize(struct control *control, const json_t *params, struct 
 static int agent_attach(struct control *control, struct control_client *client, struct error *err)
 {
 	struct board *board = &control->machine->board;
-	struct stat st;
+	int fd;
 
 	if (!board->vm->agent)
 		return error_set(
 			err, -ENODEV,
 			"cannot reach the guest agent: the VM was made without its channel");
-	if (client->passed_fd < 0 || fstat(client->passed_fd, &st) < 0 || !S_ISSOCK(st.st_mode))
-		return error_set(err, -EBADF,
-				 "cannot reach the guest agent: send a connected socket with the "
-				 "request");
 	if (chardev_attached(&board->agent))
 		return error_set(err, -EBUSY,
 				 "cannot reach the guest agent: another client is talking to it");
-	chardev_attach(&board->agent, take_fd(client->passed_fd));
+	fd = passed_socket(&client->passed);
+	if (fd < 0)
+		return error_set(err, -EBADF,
+				 "cannot reach the guest agent: send a connected socket with the "
+				 "request");
+	chardev_attach(&board->agent, fd);
 	return 0;
 }
 
@@ -335,6 +358,14 @@ static int act(struct control_client *client, enum control_method_id method, con
 		return announce(client->control, err);
 	case CONTROL_DEVICE_CYCLE:
 		return device_cycle(client, params, err);
+	case CONTROL_DISK_SNAPSHOT:
+		return control_disk_snapshot(client->control, client, &client->passed, params, err);
+	case CONTROL_DISK_RESIZE:
+		return control_disk_resize(client->control, client, params, err);
+	case CONTROL_DISK_ADD:
+		return control_disk_add(client->control, client, &client->passed, params, err);
+	case CONTROL_DISK_REMOVE:
+		return control_disk_remove(client->control, client, params, err);
 	default:
 		return error_set(err, -ENOSYS, "this method only answers");
 	}
@@ -359,6 +390,8 @@ static json_t *look(struct control *control, enum control_method_id method)
 		return counters(control);
 	case CONTROL_SANDBOX:
 		return sandbox_describe(control->sandbox);
+	case CONTROL_DISKS:
+		return control_disks(control);
 	default:
 		return NULL;
 	}
@@ -416,6 +449,8 @@ static void request(struct control_client *client, json_t *json)
 		answer(client, id, seen);
 	} else if (act(client, method, params ? params : none, &err) < 0) {
 		refuse(client, id, err.code, err.text);
+	} else if (client->task) {
+		client->waiting = id ? json_incref(id) : json_null();
 	} else if (!moves(method) || machine_settled(client->control->machine)) {
 		answer_settled(client, id);
 	} else {
@@ -452,16 +487,17 @@ static void client_serve(struct control_client *client)
 		if (client->n_in > 0)
 			loop_post(&client->source, 0);
 		else
-			client->passed_fd = fd_close(client->passed_fd);
+			passed_close(&client->passed);
 	}
 }
 
 static void client_read(struct control_client *client)
 {
+	struct control_passed *passed = &client->passed;
 	size_t n_fds = 0;
-	int fd = -1;
-	ssize_t n = fd_receive(client->fd, client->in + client->n_in,
-			       sizeof(client->in) - client->n_in, &fd, 1, &n_fds);
+	ssize_t n =
+		fd_receive(client->fd, client->in + client->n_in, sizeof(client->in) - client->n_in,
+			   passed->fds + passed->n_fds, CONTROL_PASSED_MAX - passed->n_fds, &n_fds);
 
 	if (n == -EAGAIN || n == -EINTR)
 		return;
@@ -469,10 +505,7 @@ static void client_read(struct control_client *client)
 		client->hung_up = true;
 		return;
 	}
-	if (n_fds > 0) {
-		fd_close(client->passed_fd);
-		client->passed_fd = fd;
-	}
+	passed->n_fds += n_fds;
 	client->n_in += n;
 	client->heard = ++client->control->n_heard;
 	client_serve(client);
@@ -486,8 +519,10 @@ static struct control_client *client_free(struct control_client *client)
 {
 	if (client->source.loop)
 		loop_remove(&client->source);
+	if (client->task)
+		client->task->client = NULL;
 	fd_close(client->fd);
-	fd_close(client->passed_fd);
+	passed_close(&client->passed);
 	json_decref(client->waiting);
 	free(client->out);
 	free(client);
@@ -560,7 +595,6 @@ static void client_accept(struct control *control, int fd)
 	client->heard = ++control->n_heard;
 	client->control = control;
 	client->fd = fd;
-	client->passed_fd = -1;
 	client->source.on_event = client_event;
 	if (loop_add(control->loop, &client->source) < 0) {
 		client_free(client);
@@ -585,17 +619,21 @@ static void listener_event(struct loop_source *source, const struct loop_event *
  * What the machine reports may come in the middle of a request of the very client that is told, so
  * here clients are only written to; what follows from it is done in a message of their own.
  */
-static void on_happened(struct machine_observer *observer, const char *event)
+static void on_happened(struct machine_observer *observer, const char *event, json_t *more)
 {
 	struct control *control = container_of(observer, struct control, observer);
 
 	for (uint32_t i = 0; i < CONTROL_CLIENTS_MAX; i++) {
 		struct control_client *client = control->clients[i];
+		json_t *line;
 
 		if (!client || !client->wants_events)
 			continue;
-		client_send(client, json_pack("{s:s, s:I}", "event", event, "at_ms",
-					      (json_int_t)machine_up_ms(control->machine)));
+		line = json_pack("{s:s, s:I}", "event", event, "at_ms",
+				 (json_int_t)machine_up_ms(control->machine));
+		if (line && more)
+			(void)json_object_update(line, more);
+		client_send(client, line);
 		loop_post(&client->source, 0);
 	}
 }
@@ -606,7 +644,7 @@ static void on_settled(struct machine_observer *observer)
 
 	for (uint32_t i = 0; i < CONTROL_CLIENTS_MAX; i++) {
 		struct control_client *client = control->clients[i];
-		json_t *id = client ? take_ptr(client->waiting) : NULL;
+		json_t *id = client && !client->task ? take_ptr(client->waiting) : NULL;
 
 		if (!id)
 			continue;
@@ -614,6 +652,33 @@ static void on_settled(struct machine_observer *observer)
 		json_decref(id);
 		loop_post(&client->source, 0);
 	}
+}
+
+void control_task_begin(struct control_task *task, struct control_client *client)
+{
+	task->client = client;
+	client->task = task;
+}
+
+void control_task_end(struct control_task *task, json_t *result, const struct error *err)
+{
+	struct control_client *client = take_ptr(task->client);
+	json_t *id;
+
+	if (!client) {
+		json_decref(result);
+		return;
+	}
+	client->task = NULL;
+	id = take_ptr(client->waiting);
+	if (err && err->code < 0) {
+		json_decref(result);
+		refuse(client, id, err->code, err->text);
+	} else {
+		answer(client, id, result);
+	}
+	json_decref(id);
+	loop_post(&client->source, 0);
 }
 
 int control_init(struct control *control, struct loop *loop, int fd, struct machine *machine,

@@ -12,6 +12,25 @@
 
 struct control_client;
 
+/* Descriptors that came with one request: at most a disk and all that its image stands on. Owned;
+ * who takes one puts -1 in its place. */
+#define CONTROL_PASSED_MAX (VM_CHAIN_MAX + 1)
+struct control_passed {
+	uint32_t n_fds;
+	int fds[CONTROL_PASSED_MAX];
+};
+
+/*
+ * A request that is answered by whoever carries it out, later. Begun while the request is served;
+ * it must not end before that returns. Embedded in its owner, who may outlive the client.
+ */
+struct control_task {
+	struct control_client *client; /* weak; NULL: none, or it has gone */
+};
+void control_task_begin(struct control_task *task, struct control_client *client);
+/* Answers with `result`, taken over (NULL: an empty object), or with the failure. Main thread. */
+void control_task_end(struct control_task *task, json_t *result, const struct error *err);
+
 struct control {
 	struct loop *loop;              /* borrowed */
 	struct machine *machine;        /* borrowed */

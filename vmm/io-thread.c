@@ -14,17 +14,56 @@
 #define STACK_SIZE (128u << 10)
 #define LOOP_DEPTH 512
 
+static struct io_call *call_take(struct io_thread *io)
+{
+	struct io_call *call;
+
+	pthread_mutex_lock(&io->lock);
+	call = io->first_call;
+	if (call)
+		io->first_call = call->next;
+	if (!io->first_call)
+		io->last_call = &io->first_call;
+	pthread_mutex_unlock(&io->lock);
+	return call;
+}
+
+static void on_calls(struct loop_source *source, const struct loop_event *event _unused_)
+{
+	struct io_thread *io = container_of(source, struct io_thread, calls);
+	struct io_call *call;
+
+	while ((call = call_take(io)))
+		call->run(call);
+}
+
+void io_thread_call(struct io_thread *io, struct io_call *call)
+{
+	call->next = NULL;
+	pthread_mutex_lock(&io->lock);
+	*io->last_call = call;
+	io->last_call = &call->next;
+	pthread_mutex_unlock(&io->lock);
+	loop_post(&io->calls, 0);
+}
+
 int io_thread_init(struct io_thread *io, const char *name, void (*worker_start)(void *),
 		   struct error *err)
 {
 	struct loop_options options = {
 		.depth = LOOP_DEPTH, .name = io->name, .thread_start = worker_start};
 
-	*io = (struct io_thread){0};
+	int r;
+
+	*io = (struct io_thread){.calls.on_event = on_calls, .last_call = &io->first_call};
 	snprintf(io->name, sizeof(io->name), "%s", name);
 	pthread_mutex_init(&io->lock, NULL);
 	pthread_cond_init(&io->changed, NULL);
-	return loop_new(&io->loop, &options, err);
+	r = loop_new(&io->loop, &options, err);
+	if (r < 0)
+		return r;
+	r = loop_add(io->loop, &io->calls);
+	return r < 0 ? error_set(err, r, "cannot start I/O thread %s: %s", name, strerror(-r)) : 0;
 }
 
 static void *io_thread_main(void *argument)
@@ -95,5 +134,7 @@ void io_thread_end(struct io_thread *io)
 void io_thread_deinit(struct io_thread *io)
 {
 	io_thread_end(io);
+	if (io->calls.loop)
+		loop_remove(&io->calls);
 	io->loop = loop_free(io->loop);
 }

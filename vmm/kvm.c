@@ -171,22 +171,25 @@ static const struct irq_ops irq_ops = {
 };
 
 /* A length of 0 matches a write of any width, and costs no decoding of the instruction. */
-static int kick_set(struct kick_host *host, gpa_t gpa, int fd, uint32_t flags)
+static int kick_set(struct kick_host *host, enum device_space space, gpa_t at, int fd,
+		    uint32_t flags)
 {
 	struct kvm *kvm = container_of(host, struct kvm, kicks);
-	struct kvm_ioeventfd kick = {.addr = gpa, .fd = fd, .flags = flags};
+	struct kvm_ioeventfd kick = {.addr = at, .fd = fd, .flags = flags};
 
+	if (space == SPACE_PORTS)
+		kick.flags |= KVM_IOEVENTFD_FLAG_PIO;
 	return kvm_ioctl(kvm->vm_fd, KVM_IOEVENTFD, &kick);
 }
 
-static int kick_add(struct kick_host *host, gpa_t gpa, int fd)
+static int kick_add(struct kick_host *host, enum device_space space, gpa_t at, int fd)
 {
-	return kick_set(host, gpa, fd, 0);
+	return kick_set(host, space, at, fd, 0);
 }
 
-static int kick_remove(struct kick_host *host, gpa_t gpa, int fd)
+static int kick_remove(struct kick_host *host, enum device_space space, gpa_t at, int fd)
 {
-	return kick_set(host, gpa, fd, KVM_IOEVENTFD_FLAG_DEASSIGN);
+	return kick_set(host, space, at, fd, KVM_IOEVENTFD_FLAG_DEASSIGN);
 }
 
 static const struct kick_ops kick_ops = {.add = kick_add, .remove = kick_remove};

@@ -12,14 +12,26 @@
 
 #include "base/log.h"
 
-enum message { M_PARKED, M_RESTED, M_TROUBLE, M_EVENT /* + enum machine_event */ };
+enum message {
+	M_PARKED,
+	M_RESTED,
+	M_TROUBLE,
+	M_EVENT,      /* + enum machine_event */
+	M_DISK = 256, /* + DISK_EVENTS * number + enum disk_event */
+};
 
 #define STATE_SIZE_MAX (256u << 10) /* bytes of one device's state */
 
-static void happened(struct machine *machine, const char *event)
+void machine_tell(struct machine *machine, const char *event, json_t *more)
 {
 	if (machine->observer)
-		machine->observer->happened(machine->observer, event);
+		machine->observer->happened(machine->observer, event, more);
+	json_decref(more);
+}
+
+static void happened(struct machine *machine, const char *event)
+{
+	machine_tell(machine, event, NULL);
 }
 
 bool machine_settled(const struct machine *machine)
@@ -72,8 +84,17 @@ static void stop(struct machine *machine)
 	vcpu_group_park(&machine->vcpus);
 }
 
+/* What failed before is tried again now, and told again if it fails. */
+static void troubles_forget(struct board *board)
+{
+	for (uint32_t i = 0; i < VM_DISKS_MAX; i++)
+		if (board_has_disk(board, i))
+			blk_trouble_forget(&board->disks[i].blk);
+}
+
 static void run(struct machine *machine)
 {
+	troubles_forget(&machine->board);
 	for (uint32_t i = 0; i < machine->board.n_devices; i++) {
 		struct device *device = machine->board.devices[i];
 
@@ -125,6 +146,7 @@ static void rest_reset(struct machine *machine)
 		    "told to end by SIGTERM; the guest reset instead of powering off");
 		return;
 	}
+	hotplug_reset(&machine->board.hotplug);
 	if (power_on(machine, &err) < 0) {
 		end(machine, EXIT_VMM_FAULT, err.text);
 		return;
@@ -133,12 +155,23 @@ static void rest_reset(struct machine *machine)
 	happened(machine, "reset");
 }
 
-static int cycle(struct device *device, struct error *err)
+/* It may have been removed on the way here. */
+static bool has_device(const struct board *board, const struct device *device)
+{
+	for (uint32_t i = 0; i < board->n_devices; i++)
+		if (board->devices[i] == device)
+			return true;
+	return false;
+}
+
+static int cycle(const struct board *board, struct device *device, struct error *err)
 {
 	_cleanup_(freep) uint8_t *bytes = malloc(STATE_SIZE_MAX);
 	struct cursor out, in;
 	int r;
 
+	if (!has_device(board, device))
+		return error_set(err, -ENODEV, "the device has been removed meanwhile");
 	if (!bytes)
 		return error_set(err, -ENOMEM, "cannot save device \"%s\": out of memory",
 				 device->name);
@@ -161,7 +194,7 @@ static void at_rest(struct machine *machine)
 	if (machine->wishes & WISH_CYCLE) {
 		machine->wishes &= ~WISH_CYCLE;
 		machine->failure = ERROR_NULL;
-		(void)cycle(machine->cycle, &machine->failure);
+		(void)cycle(&machine->board, machine->cycle, &machine->failure);
 	}
 	if (machine->wishes & WISH_RESET && !(machine->wishes & WISH_END)) {
 		machine->wishes &= ~WISH_RESET;
@@ -316,6 +349,37 @@ static void guest_event(struct machine *machine, enum machine_event event)
 	}
 }
 
+/* A request waits for its store to be mended; the guest does not wait with it. */
+static void disk_failed(struct machine *machine, struct disk *disk)
+{
+	struct blk_trouble trouble = blk_trouble(&disk->blk);
+
+	if (!trouble.code) /* it has been forgotten: the VM ran again meanwhile */
+		return;
+	log_warning("%s \"%s\": a %s failed: %s; the VM pauses, and tries again once it is resumed",
+		    disk->name, disk->path, blk_operation_names[trouble.operation],
+		    strerror(-trouble.code));
+	machine_tell(machine, "disk-error",
+		     json_pack("{s:s, s:s, s:s, s:s}", "disk", disk->name, "operation",
+			       blk_operation_names[trouble.operation], "error",
+			       strerrorname_np(-trouble.code), "text", strerror(-trouble.code)));
+	machine_pause(machine);
+}
+
+static void disk_event(struct machine *machine, uint32_t number, enum disk_event event)
+{
+	struct disk *disk = &machine->board.disks[number];
+
+	if (!board_has_disk(&machine->board, number)) /* it has been removed */
+		return;
+	if (event == DISK_FAILED)
+		disk_failed(machine, disk);
+	else
+		machine_tell(machine, "disk-full-soon",
+			     json_pack("{s:s, s:I}", "disk", disk->name, "free",
+				       (json_int_t)atomic_load(&disk->free)));
+}
+
 /* SIGTERM's grace is over, or that of the devices at the end. */
 static void deadline(struct machine *machine)
 {
@@ -342,8 +406,25 @@ static void machine_message(struct loop_source *source, const struct loop_event 
 		at_rest(machine);
 	else if (event->arg == M_TROUBLE)
 		guest_trouble(machine);
+	else if (event->arg >= M_DISK)
+		disk_event(machine, (event->arg - M_DISK) / DISK_EVENTS,
+			   (event->arg - M_DISK) % DISK_EVENTS);
 	else
 		guest_event(machine, event->arg - M_EVENT);
+}
+
+static void on_disk(struct hotplug_observer *observer, const char *event, const char *disk)
+{
+	machine_tell(container_of(observer, struct machine, disks), event,
+		     json_pack("{s:s}", "disk", disk));
+}
+
+/* Loops of queues, and workers. */
+static void on_disk_event(struct disk_watcher *watcher, struct disk *disk, enum disk_event event)
+{
+	struct machine *machine = container_of(watcher, struct machine, watcher);
+
+	loop_post(&machine->source, M_DISK + DISK_EVENTS * disk->number + event);
 }
 
 /* From here to the next line: vCPU threads. */
@@ -476,6 +557,8 @@ int machine_init(struct machine *machine, const struct vm_description *vm, struc
 		 struct loop *loop, const struct machine_seals *seals, struct error *err)
 {
 	struct board *board = &machine->board;
+	const struct board_options options = {loop, &machine->events, &machine->watcher,
+					      seals->worker, seals->disk};
 	int r;
 
 	machine->loop = loop;
@@ -484,6 +567,7 @@ int machine_init(struct machine *machine, const struct vm_description *vm, struc
 	machine->listener = (struct vcpu_listener){on_parked, on_trouble};
 	machine->events.event = on_event;
 	machine->waiter.done = device_done;
+	machine->watcher.event = on_disk_event;
 	machine->record.name = vm->name;
 	machine->record.text = machine->record_text;
 	board_null(board);
@@ -491,9 +575,11 @@ int machine_init(struct machine *machine, const struct vm_description *vm, struc
 	r = loop_add(loop, &machine->source);
 	if (r < 0)
 		return error_set(err, r, "cannot start: %s", strerror(-r));
-	r = board_init(board, vm, fds, loop, &machine->events, seals->worker, err);
+	r = board_init(board, vm, fds, &options, err);
 	if (r < 0)
 		return r;
+	machine->disks.happened = on_disk;
+	board->hotplug.observer = &machine->disks;
 	r = vcpu_group_init(&machine->vcpus, &board->kvm, vm->cpus, &board->io, &board->mmio,
 			    &machine->listener, err);
 	if (r < 0)

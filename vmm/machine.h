@@ -18,8 +18,9 @@ struct machine;
 
 /* Hears what happens, on the main thread. */
 struct machine_observer {
-	/* `event` is "running", "paused", "reset", "crash-loaded", "power-button", "ended". */
-	void (*happened)(struct machine_observer *observer, const char *event);
+	/* `event` is one of those in proto/control.h; `more` holds what else there is to say of it,
+	 * borrowed, NULL: nothing. */
+	void (*happened)(struct machine_observer *observer, const char *event, json_t *more);
 	/* Every wish that was made has been served: the state stands. */
 	void (*settled)(struct machine_observer *observer);
 };
@@ -44,7 +45,9 @@ struct machine {
 	struct vcpu_listener listener;
 	struct machine_events events;
 	struct device_waiter waiter;
+	struct disk_watcher watcher;
 	struct machine_observer *observer; /* borrowed, NULL: none */
+	struct hotplug_observer disks;
 
 	enum vm_state state;
 	uint32_t wishes; /* enum machine_wish */
@@ -75,6 +78,7 @@ struct machine_seals {
 	int (*vcpu)(void);
 	int (*io)(void);
 	void (*worker)(void *);
+	void (*disk)(void *);
 };
 
 /* Builds everything, threads parked and sealed. Takes what it needs out of `fds`. */
@@ -99,5 +103,7 @@ void machine_power_button(struct machine *machine);
 /* SIGTERM: the power button, and the end after MACHINE_SHUTDOWN_GRACE; the second time at once. */
 void machine_terminate(struct machine *machine);
 
+/* Tells the observer of what the machine did not bring about itself; takes over `more`. */
+void machine_tell(struct machine *machine, const char *event, json_t *more);
 bool machine_settled(const struct machine *machine);
 uint64_t machine_up_ms(const struct machine *machine);

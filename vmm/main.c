@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "block/qcow2.h"
 #include "vmm/control.h"
 #include "vmm/promptness.h"
 
@@ -60,6 +61,13 @@ static void seal_worker(void *unused)
 		abort(); /* a thread that cannot be sealed must not run */
 }
 
+static void seal_disk(void *unused)
+{
+	(void)unused;
+	if (sandbox_thread(SANDBOX_DISK) < 0)
+		abort(); /* a thread that cannot be sealed must not run */
+}
+
 /* The description as JSON text, checked as a user's would be. */
 static int read_description(struct vmm *vmm, struct error *err)
 {
@@ -77,6 +85,31 @@ static int read_description(struct vmm *vmm, struct error *err)
 		return error_set(err, r, "cannot read the VM's description: %s", strerror(-r));
 	r = table_from_text(&vm_table, text, size, "the VM's description", &vmm->vm, err);
 	return r < 0 ? r : vm_check(&vmm->vm, err);
+}
+
+static bool has_control(const struct named_fds *fds)
+{
+	for (uint32_t i = 0; i < fds->n_fds; i++)
+		if (!strcmp(fds->fds[i].name, VM_FD_CONTROL))
+			return true;
+	return false;
+}
+
+/*
+ * Libraries are found by path, while there are paths. What is missing is said by the image that
+ * needs it, which may come later, as a disk or as an overlay.
+ */
+static void libraries_load(const struct vm_description *vm, const struct named_fds *fds)
+{
+	struct error err = ERROR_NULL;
+	bool wanted = has_control(fds);
+
+	for (uint32_t i = 0; i < vm->n_disks; i++)
+		wanted |= vm->disks[i].format == VM_FORMAT_QCOW2;
+	for (uint32_t type = QCOW2_ZLIB; wanted && type <= QCOW2_ZSTD; type++)
+		if (compress_load(type, &err) < 0)
+			log_debug("%s, ignoring", err.text);
+	compress_settle();
 }
 
 static void on_signal(struct loop_source *source, const struct loop_event *event)
@@ -126,7 +159,7 @@ static int rights_give_up(struct vmm *vmm, struct error *err)
 static int vmm_start(struct vmm *vmm, struct error *err)
 {
 	struct loop_options options = {.name = "main", .depth = 256, .thread_start = seal_worker};
-	struct machine_seals seals = {seal_vcpu, seal_io, seal_worker};
+	struct machine_seals seals = {seal_vcpu, seal_io, seal_worker, seal_disk};
 	int r;
 
 	if (!vmm->vm.sandbox) {
@@ -196,6 +229,7 @@ static int vmm_run(struct vmm *vmm, struct error *err)
 	if ((r = signals_setup(vmm)) < 0)
 		return error_set(err, r, "cannot take signals: %s", strerror(-r));
 	figures_open(&vmm->figures);
+	libraries_load(&vmm->vm, &vmm->fds);
 	if ((r = rights_give_up(vmm, err)) < 0)
 		return r;
 	if ((r = vmm_start(vmm, err)) < 0)

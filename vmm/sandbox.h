@@ -30,6 +30,7 @@ enum sandbox_thread {
 	SANDBOX_VCPU,
 	SANDBOX_IO,     /* owns virtqueues and a loop */
 	SANDBOX_WORKER, /* of the engine without io_uring */
+	SANDBOX_DISK,   /* of a disk: what waits behind it */
 	SANDBOX_THREADS,
 };
 

@@ -223,6 +223,13 @@ class Control:
         self.socket.connect(path)
         self.lines = self.socket.makefile("r", encoding="utf-8")
         self.id = 0
+        self.events = []
+
+    def event(self):
+        """The next event, of a connection that called "events"."""
+        if self.events:
+            return self.events.pop(0)
+        return json.loads(self.lines.readline() or "{}")
 
     def call(self, method, params=None):
         self.id += 1
@@ -230,7 +237,8 @@ class Control:
         if params is not None:
             request["params"] = params
         self.socket.sendall((json.dumps(request) + "\n").encode())
-        answer = json.loads(self.lines.readline() or "{}")
+        while "event" in (answer := json.loads(self.lines.readline() or "{}")):
+            self.events.append(answer)
         if answer.get("id") != self.id or "error" in answer:
             raise Failure(f"the control socket answers {request} with {answer}")
         return answer.get("result", {})

@@ -26,6 +26,12 @@
 #define BOARD_GED_GSI          9
 #define BOARD_GED_PORT         0x610
 #define BOARD_GED_POWER_BUTTON 0x01
+#define BOARD_GED_PCI_HOTPLUG  0x08
+
+/* Hot-plug of PCI slots: 32 bits each, a bit a slot; reading clears. */
+#define BOARD_HOTPLUG_UP       0x620
+#define BOARD_HOTPLUG_DOWN     0x624
+#define BOARD_HOTPLUG_EJECT    0x628
 
 #define BOARD_PVPANIC_PORT     0x505
 #define BOARD_PVPANIC_PANICKED 0x01

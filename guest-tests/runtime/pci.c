@@ -11,7 +11,6 @@
 #define CONFIG_DATA    0xcfc
 #define CONFIG_ENABLE  0x80000000u
 
-#define BAR_IS_IO      0x1
 #define BAR_IS_64      0x4
 
 static void select(const struct pci_device *dev, unsigned int offset)
@@ -140,7 +139,7 @@ gpa_t pci_bar(const struct pci_device *dev, unsigned int bar, uint64_t *ret_size
 	gpa_t gpa = lo & ~0xfull;
 	uint64_t size;
 
-	GUEST_ASSERT(bar < 6 && !(lo & BAR_IS_IO), "%x.%x: BAR %u is 0x%x", dev->slot,
+	GUEST_ASSERT(bar < 6 && !(lo & PCI_BAR_IS_IO), "%x.%x: BAR %u is 0x%x", dev->slot,
 		     dev->function, bar, lo);
 	if (wide)
 		gpa |= (uint64_t)pci_read32(dev, offset + 4) << 32;
@@ -152,12 +151,31 @@ gpa_t pci_bar(const struct pci_device *dev, unsigned int bar, uint64_t *ret_size
 	return gpa;
 }
 
+uint16_t pci_port_bar(const struct pci_device *dev, unsigned int bar, unsigned int *ret_size)
+{
+	unsigned int offset = PCI_BAR0 + bar * 4;
+	uint16_t command = pci_read16(dev, PCI_COMMAND);
+	uint32_t value = pci_read32(dev, offset);
+
+	if (!(value & PCI_BAR_IS_IO))
+		return 0;
+	if (ret_size) {
+		pci_port_write(dev, PCI_COMMAND, 2, command & ~PCI_COMMAND_IO);
+		pci_port_write(dev, offset, 4, ~0u);
+		*ret_size = -(pci_read32(dev, offset) & 0xfffc) & 0xffff;
+		pci_port_write(dev, offset, 4, value);
+		pci_port_write(dev, PCI_COMMAND, 2, command);
+	}
+	return (uint16_t)(value & ~3u);
+}
+
 void pci_enable(const struct pci_device *dev)
 {
 	uint16_t command = pci_read16(dev, PCI_COMMAND);
 
 	pci_port_write(dev, PCI_COMMAND, 2,
-		       command | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_INTX_OFF);
+		       command | PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER |
+			       PCI_COMMAND_INTX_OFF);
 }
 
 bool msix_init(struct pci_device *dev)

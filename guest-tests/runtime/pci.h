@@ -17,6 +17,7 @@
 #define PCI_SUBSYSTEM_ID        0x2e
 #define PCI_CAPABILITIES        0x34
 
+#define PCI_BAR_IS_IO           0x1
 #define PCI_COMMAND_IO          0x001
 #define PCI_COMMAND_MEMORY      0x002
 #define PCI_COMMAND_MASTER      0x004
@@ -72,6 +73,9 @@ unsigned int pci_find_capability(const struct pci_device *dev, uint8_t type, uns
 /* Address of a memory BAR, mapped and ready; size is found by the usual write of ones when asked.
  */
 gpa_t pci_bar(const struct pci_device *dev, unsigned int bar, uint64_t *ret_size);
+/* The first port of an I/O BAR and its size, when asked; 0: it is no such BAR, or has no address.
+ */
+uint16_t pci_port_bar(const struct pci_device *dev, unsigned int bar, unsigned int *ret_size);
 void pci_enable(const struct pci_device *dev);
 
 /* Finds table and pending bits, masks every entry, enables MSI-X. False: no such capability. */

@@ -14,6 +14,19 @@
 #define CAP_LENGTH            12
 #define CAP_NOTIFY_MULTIPLIER 16
 
+/* A notify area in I/O ports counts if it comes before one in memory (4.1.4) and has an address:
+ * a device that was plugged in while the guest ran has none yet. */
+static void map_doorbells(struct virtio_device *dev, unsigned int type, unsigned int cap)
+{
+	uint16_t port = pci_port_bar(&dev->pci, pci_read8(&dev->pci, cap + CAP_BAR), NULL);
+
+	if (type != VIRTIO_CAP_NOTIFY || !port || dev->notify || dev->doorbells)
+		return;
+	dev->doorbells = (uint16_t)(port + pci_read32(&dev->pci, cap + CAP_OFFSET));
+	dev->doorbells_len = pci_read32(&dev->pci, cap + CAP_LENGTH);
+	dev->doorbells_multiplier = pci_read32(&dev->pci, cap + CAP_NOTIFY_MULTIPLIER);
+}
+
 static void map_capability(struct virtio_device *dev, unsigned int cap)
 {
 	unsigned int type = pci_read8(&dev->pci, cap + CAP_TYPE);
@@ -22,6 +35,11 @@ static void map_capability(struct virtio_device *dev, unsigned int cap)
 
 	if (type < VIRTIO_CAP_COMMON || type > VIRTIO_CAP_DEVICE)
 		return;
+	if (pci_read32(&dev->pci, PCI_BAR0 + 4 * pci_read8(&dev->pci, cap + CAP_BAR)) &
+	    PCI_BAR_IS_IO) {
+		map_doorbells(dev, type, cap);
+		return;
+	}
 	at = pci_bar(&dev->pci, pci_read8(&dev->pci, cap + CAP_BAR), NULL);
 	at += pci_read32(&dev->pci, cap + CAP_OFFSET);
 	/* The first capability of a type is the one to use. */

@@ -82,6 +82,9 @@ struct virtio_device {
 	unsigned int id; /* VIRTIO_ID_* */
 	gpa_t common, notify, isr, config;
 	uint32_t config_len, notify_len, notify_multiplier;
+	uint16_t
+		doorbells; /* I/O port of the notify area that the driver uses; 0: `notify` it is */
+	uint32_t doorbells_len, doorbells_multiplier;
 	uint64_t features;   /* negotiated */
 	uint32_t irq_target; /* APIC id that new queue vectors go to */
 };
@@ -96,6 +99,7 @@ struct virtq {
 	volatile struct virtq_used *used;
 	struct virtq_desc (*indirect)[8]; /* a table a descriptor, with INDIRECT_DESC */
 	gpa_t notify;
+	uint16_t doorbell; /* an I/O port, 0: none */
 	bool polled;
 	uint8_t vector;
 	volatile unsigned int n_interrupts;

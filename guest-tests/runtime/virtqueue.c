@@ -77,7 +77,7 @@ void virtq_init(struct virtq *q, struct virtio_device *dev, unsigned int index, 
 		bool polled)
 {
 	struct virtq old = *q; /* a queue that is set up again keeps its memory and vector */
-	uint16_t max = virtq_max_size(dev, index);
+	uint16_t max = virtq_max_size(dev, index), offset;
 
 	GUEST_ASSERT(max, "slot %x has no queue %u", dev->pci.slot, index);
 	if (!size)
@@ -99,8 +99,10 @@ void virtq_init(struct virtq *q, struct virtio_device *dev, unsigned int index, 
 	write_gpa(q, VIRTIO_COMMON_QUEUE_DESC, q->desc);
 	write_gpa(q, VIRTIO_COMMON_QUEUE_DRIVER, q->avail);
 	write_gpa(q, VIRTIO_COMMON_QUEUE_DEVICE, q->used);
-	q->notify = dev->notify + mmio_read16(dev->common + VIRTIO_COMMON_QUEUE_NOTIFY_OFF) *
-					  dev->notify_multiplier;
+	offset = mmio_read16(dev->common + VIRTIO_COMMON_QUEUE_NOTIFY_OFF);
+	q->notify = dev->notify + offset * dev->notify_multiplier;
+	if (dev->doorbells)
+		q->doorbell = (uint16_t)(dev->doorbells + offset * dev->doorbells_multiplier);
 	if (polled)
 		q->avail->flags = VIRTQ_AVAIL_NO_INTERRUPT;
 	mmio_write16(dev->common + VIRTIO_COMMON_QUEUE_ENABLE, 1);
@@ -182,7 +184,10 @@ void virtq_kick(struct virtq *q)
 	if (!wants_kick(q, from, q->kicked_idx))
 		return;
 	q->n_kicks++;
-	mmio_write16(q->notify, q->index);
+	if (q->doorbell)
+		outw(q->doorbell, q->index);
+	else
+		mmio_write16(q->notify, q->index);
 }
 
 bool virtq_has_used(const struct virtq *q)

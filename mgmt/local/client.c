@@ -40,7 +40,7 @@ void client_close(struct client *client)
 }
 
 static int request_send(struct client *client, enum control_method_id method, json_t *params,
-			int fd)
+			const int *fds, size_t n_fds)
 {
 	_cleanup_(freep) char *line = NULL;
 	json_t *request = json_pack("{s:I, s:s}", "id", (json_int_t)++client->id, "method",
@@ -56,7 +56,7 @@ static int request_send(struct client *client, enum control_method_id method, js
 		return -ENOMEM;
 	size = strlen(line);
 	line[size++] = '\n'; /* takes the place of the NUL */
-	n = fd_send(client->fd, line, size, &fd, fd >= 0);
+	n = fd_send(client->fd, line, size, fds, n_fds);
 	if (n < 0)
 		return n;
 	/* The socket does not block: a VMM that has not read this much is hung. */
@@ -107,7 +107,7 @@ static void reply_drop(struct reply *reply, size_t length)
 static int reply_find(struct client *client, json_t **ret_answer)
 {
 	_cleanup_(freep) struct reply *reply = malloc(sizeof(*reply));
-	int64_t deadline = clock_ms() + CLIENT_TIMEOUT_MS;
+	int64_t deadline = clock_ms() + client->timeout_ms;
 	size_t length = 0;
 	int r;
 
@@ -141,12 +141,12 @@ static int answer_refusal(const json_t *error, struct error *err)
 	return err->code;
 }
 
-int client_call(struct client *client, enum control_method_id method, json_t *params, int fd,
-		json_t **ret_result, struct error *err)
+int client_call_fds(struct client *client, enum control_method_id method, json_t *params,
+		    const int *fds, size_t n_fds, json_t **ret_result, struct error *err)
 {
 	const char *name = control_methods[method].name;
 	json_t *answer = NULL, *error, *result;
-	int r = request_send(client, method, params, fd);
+	int r = request_send(client, method, params, fds, n_fds);
 
 	json_decref(params);
 	if (r >= 0)
@@ -164,6 +164,12 @@ int client_call(struct client *client, enum control_method_id method, json_t *pa
 		*ret_result = json_incref(result);
 	json_decref(answer);
 	return r < 0 ? r : 0;
+}
+
+int client_call(struct client *client, enum control_method_id method, json_t *params, int fd,
+		json_t **ret_result, struct error *err)
+{
+	return client_call_fds(client, method, params, &fd, fd >= 0, ret_result, err);
 }
 
 int client_ask(const struct rundir *dir, enum control_method_id method, json_t *params, int fd,

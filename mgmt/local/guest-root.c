@@ -63,7 +63,7 @@ static int root_unknown(int fd, const char *path, struct error *err)
 			   "erofs, xfs, btrfs)";
 
 	if (has_magic(fd, 0, "QFI\xfb", 4))
-		what = "it is a qcow2 image; `qemu-img convert -O raw` makes a raw one of it";
+		what = "it is a qcow2 image; `corral disk convert` makes a raw one of it";
 	else if (has_magic(fd, NOT_A_BOOT_END, "\x55\xaa", 2))
 		what = "it is a whole disk with partitions; give an image of the file system alone";
 	return error_set(err, -EINVAL, "cannot use \"%s\" as a root: %s", path, what);

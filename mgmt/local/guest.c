@@ -36,7 +36,7 @@ struct request {
 };
 
 /* The VMM gets one end of a socket for the agent's channel; one client at a time has it. */
-static int agent_open(struct agent *agent, const struct rundir *dir, struct error *err)
+int guest_agent_open(struct agent *agent, const struct rundir *dir, struct error *err)
 {
 	int ends[2], r;
 
@@ -203,23 +203,32 @@ static int network(struct agent *agent, const struct request *request, struct er
 	return r;
 }
 
-static int freeze_or_thaw(struct agent *agent, const struct request *request, struct error *err)
+int guest_freeze(struct agent *agent, bool freezes, json_int_t *ret_n, struct error *err)
 {
-	bool freezes = !strcmp(request->action, "freeze");
 	json_t *result;
 	int r = agent_call(agent, freezes ? "guest-fsfreeze-freeze" : "guest-fsfreeze-thaw", NULL,
 			   FREEZE_MS, &result, err);
 
 	if (r < 0)
 		return r;
-	if (json_is_integer(result))
-		printf("%lld filesystem%s of \"%s\" %s\n", (long long)json_integer_value(result),
-		       json_integer_value(result) == 1 ? "" : "s", request->name,
-		       freezes ? "frozen" : "thawed");
-	else
+	if (!json_is_integer(result))
 		r = error_set(err, -EBADMSG, "the guest agent did not say what it has %s",
 			      freezes ? "frozen" : "thawed");
+	else if (ret_n)
+		*ret_n = json_integer_value(result);
 	json_decref(result);
+	return r;
+}
+
+static int freeze_or_thaw(struct agent *agent, const struct request *request, struct error *err)
+{
+	bool freezes = !strcmp(request->action, "freeze");
+	json_int_t n = 0;
+	int r = guest_freeze(agent, freezes, &n, err);
+
+	if (r == 0)
+		printf("%lld filesystem%s of \"%s\" %s\n", (long long)n, n == 1 ? "" : "s",
+		       request->name, freezes ? "frozen" : "thawed");
 	return r;
 }
 
@@ -340,7 +349,7 @@ int verb_guest(int argc, char **argv)
 	r = rundir_open(&dir, request.name, &err);
 	if (r < 0)
 		return local_fail(&err, exec_action ? STATUS_BROKEN : LOCAL_FAILED);
-	r = agent_open(&agent, &dir, &err);
+	r = guest_agent_open(&agent, &dir, &err);
 	if (r == 0)
 		r = action_find(request.action)->run(&agent, &request, &err);
 	agent_deinit(&agent);

@@ -12,6 +12,15 @@
 #include "base/error.h"
 #include "base/macros.h"
 
+struct agent;
+struct rundir;
+
+/* Connects to the agent of the VM of that directory; `agent` is to be deinitialised in any case. */
+int guest_agent_open(struct agent *agent, const struct rundir *dir, struct error *err) __must_check;
+/* Its filesystems stand still until they are thawed, or go on. `ret_n`: how many; may be NULL. */
+int guest_freeze(struct agent *agent, bool freezes, json_int_t *ret_n,
+		 struct error *err) __must_check;
+
 /* What a command in the guest has come to. */
 struct guest_status {
 	bool exited;

@@ -32,6 +32,7 @@ int verb_guest(int argc, char **argv);
 int verb_balloon(int argc, char **argv);
 int verb_link(int argc, char **argv);
 int verb_ssh(int argc, char **argv);
+int verb_disk(int argc, char **argv);
 int verb_doctor(int argc, char **argv);
 
 /* The flags of `corral run` and `corral ci`, for help. */

@@ -52,6 +52,12 @@ static const struct verb verbs[] = {
 	{"vsock", "NAME connect PORT | listen PORT PATH|-",
 	 "streams between a guest's vsock ports and this terminal or UNIX sockets", verb_vsock,
 	 NULL},
+	{"disk",
+	 "VERB ...\ncorral disk add NAME FILE[,WORD...]\n"
+	 "corral disk remove NAME DISK [--timeout SECONDS]\n"
+	 "corral disk snapshot --vm NAME DISK FILE [--freeze]\n"
+	 "corral disk resize --vm NAME DISK SIZE",
+	 "make, convert, check and copy disk images: see `corral disk help`", verb_disk, NULL},
 	{"doctor", "[--json]", "what this host has and lacks for VMs, and what mends it",
 	 verb_doctor, NULL},
 	{"help", "[VERB]", "this text, or a verb's own", verb_help, NULL},

@@ -23,7 +23,7 @@ static struct grant *grant_new(struct grants *grants, const char *name)
 	return grant;
 }
 
-static void grant_plan(struct grants *grants, const char *name, const char *path, int flags)
+void grants_plan_path(struct grants *grants, const char *name, const char *path, int flags)
 {
 	struct grant *grant = grant_new(grants, name);
 
@@ -34,7 +34,7 @@ static void grant_plan(struct grants *grants, const char *name, const char *path
 /* A firmware is to a VMM what a kernel is. */
 static void kernel_plan(struct grants *grants, const struct vm_description *vm)
 {
-	grant_plan(grants, VM_FD_KERNEL, vm->firmware ? vm->firmware : vm->kernel, O_RDONLY);
+	grants_plan_path(grants, VM_FD_KERNEL, vm->firmware ? vm->firmware : vm->kernel, O_RDONLY);
 	if (vm->firmware)
 		grants->list[grants->n_grants - 1].what = "firmware";
 }
@@ -47,25 +47,32 @@ static const char *grant_what(const struct grant *grant)
 void grants_plan(struct grants *grants, const struct vm_description *vm)
 {
 	grants->n_grants = 0;
-	grant_plan(grants, VM_FD_KVM, KVM_PATH, O_RDWR);
+	grants_plan_path(grants, VM_FD_KVM, KVM_PATH, O_RDWR);
 	kernel_plan(grants, vm);
 	if (vm->initrd)
-		grant_plan(grants, VM_FD_INITRD, vm->initrd, O_RDONLY);
+		grants_plan_path(grants, VM_FD_INITRD, vm->initrd, O_RDONLY);
 	for (uint32_t i = 0; i < vm->n_disks; i++) {
 		char name[NAMED_FDS_LENGTH];
 
 		snprintf(name, sizeof(name), VM_FD_DISK "%u", i);
-		grant_plan(grants, name, vm->disks[i].path,
-			   (vm->disks[i].readonly ? O_RDONLY : O_RDWR) |
-				   (vm->disks[i].direct ? O_DIRECT : 0));
+		grants_plan_path(grants, name, vm->disks[i].path,
+				 (vm->disks[i].readonly ? O_RDONLY : O_RDWR) |
+					 (vm->disks[i].direct ? O_DIRECT : 0));
 	}
 	if (vm->console.kind == VM_CONSOLE_FILE)
-		grant_plan(grants, VM_FD_CONSOLE, vm->console.path, O_WRONLY | O_APPEND | O_CREAT);
+		grants_plan_path(grants, VM_FD_CONSOLE, vm->console.path,
+				 O_WRONLY | O_APPEND | O_CREAT);
 }
 
 static bool grant_is_disk(const struct grant *grant)
 {
 	return !strncmp(grant->name, VM_FD_DISK, strlen(VM_FD_DISK));
+}
+
+/* Not an image under one, which several may share. */
+static bool grant_is_top(const struct grant *grant)
+{
+	return grant_is_disk(grant) && !strchr(grant->name, VM_FD_BACKING[0]);
 }
 
 static int kvm_refuse(int code, struct error *err)
@@ -135,7 +142,7 @@ static int grant_check_twice(const struct grants *grants, const struct grant *di
 			     struct error *err)
 {
 	for (const struct grant *other = grants->list; other < disk; other++)
-		if (grant_is_disk(other) && other->dev == disk->dev && other->ino == disk->ino)
+		if (grant_is_top(other) && other->dev == disk->dev && other->ino == disk->ino)
 			return error_set(err, -EBUSY,
 					 "%s \"%s\" is the same as %s: give each disk once",
 					 disk->name, disk->path, other->name);
@@ -150,7 +157,7 @@ static int grant_open(const struct grants *grants, struct grant *grant, struct e
 		r = console_check_kind(grant, err);
 	else if (strcmp(grant->name, VM_FD_KVM))
 		r = grant_check_kind(grant, err);
-	if (r >= 0 && grant_is_disk(grant))
+	if (r >= 0 && grant_is_top(grant))
 		r = grant_check_twice(grants, grant, err);
 	if (r < 0)
 		return r;

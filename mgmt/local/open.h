@@ -24,7 +24,8 @@ struct grant {
 };
 
 /* A tap and a vhost-net for each pair of queues are the most. */
-#define GRANTS_MAX (VM_DISKS_MAX + VM_NETS_MAX * VM_QUEUES_MAX * 2 + VM_PORTS_MAX + 20)
+#define GRANTS_MAX \
+	(VM_DISKS_MAX + VM_CHAINS_MAX + VM_NETS_MAX * VM_QUEUES_MAX * 2 + VM_PORTS_MAX + 20)
 static_assert(GRANTS_MAX <= NAMED_FDS_MAX, "a VMM takes every descriptor a description asks for");
 
 struct grants {
@@ -37,6 +38,9 @@ void grants_plan(struct grants *grants, const struct vm_description *vm);
 
 /* Opens what has a path and no descriptor yet, with exactly the planned rights. */
 int grants_open(struct grants *grants, struct error *err) __must_check;
+
+/* Plans one more; `path` is borrowed. */
+void grants_plan_path(struct grants *grants, const char *name, const char *path, int flags);
 
 /* Adds a descriptor that is open already (taken over). */
 void grants_add(struct grants *grants, const char *name, int fd);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "mgmt/local/disk-words.h"
 #include "mgmt/local/firmware.h"
 #include "mgmt/local/flags.h"
 #include "mgmt/local/local.h"
@@ -48,8 +49,7 @@ static int set_disk(void *object, const struct flag *flag, const char *value, st
 	if (r < 0)
 		return error_set(err, r, "%s: %s", flag->name, strerror(-r));
 	/* Counted before it is filled, so that a failure half-way is freed with the rest. */
-	return parts_set(&vm_disk_table, &o->vm.disks[o->vm.n_disks++], flag->name, "path", value,
-			 err);
+	return disk_words_read(&o->vm.disks[o->vm.n_disks++], flag->name, value, err);
 }
 
 static int set_net(void *object, const struct flag *flag, const char *value, struct error *err)
@@ -101,8 +101,14 @@ static const struct flag run_flags[] = {
 	{"--memory", "SIZE[,merge=on][,thp=on|off][,shared=on][,prefault=on]",
 	 "guest memory, as 512M or 4G; merge: shared with other VMs by KSM", set_memory,
 	 .key = NULL},
-	{"--disk", "FILE[,readonly=on][,serial=TEXT][,direct=on][,queues=N]",
-	 "raw image or block device; give it again for more", set_disk, .key = NULL},
+	{"--disk",
+	 "FILE[,format=raw|qcow2][,backing=allow[,backing-format=raw|qcow2]]\n"
+	 "      "
+	 "[,readonly=on][,serial=TEXT][,direct=on][,queues=N][,discard=on|off]\n"
+	 "      "
+	 "[,limit=iops:N:bps:SIZE][,onerror=full|pause|report][,low-space=SIZE]",
+	 "image or block device, raw unless it says so; give it again for more", set_disk,
+	 .key = NULL},
 	{"--net",
 	 "user|tap=IF|fd=N[,forward=tcp:[ADDRESS:]2222:22]...[,host=on][,mac=M]\n"
 	 "      "

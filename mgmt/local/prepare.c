@@ -15,6 +15,7 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "mgmt/local/chain.h"
 #include "mgmt/local/local.h"
 #include "mgmt/local/options.h"
 #include "mgmt/local/seed.h"
@@ -239,6 +240,8 @@ static int make_all(struct prepared *p, struct run_options *options, struct erro
 	r = make_job(p, options, err);
 	if (r >= 0)
 		r = grants_open(&p->grants, err);
+	if (r >= 0)
+		r = chains_open(&p->grants, &options->vm, err);
 	if (r >= 0)
 		r = nets_open(&p->nets, &p->grants, &options->vm, err);
 	if (r >= 0)

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "mgmt/local/chain.h"
 #include "mgmt/local/client.h"
 #include "mgmt/local/local.h"
 #include "mgmt/local/nets.h"
@@ -55,6 +56,7 @@ static int dry_run(const struct vm_description *vm)
 	json_decref(json);
 	grants_plan(&grants, vm);
 	grants_print(&grants, stderr);
+	chains_print(vm, stderr);
 	seed_print(vm, stderr);
 	nets_print(vm, stderr);
 	return LOCAL_OK;

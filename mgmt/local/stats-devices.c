@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * In: the counters of each device. Out: for a network card and the balloon what they come to, with
- * units; for any other device, and for what is not known by name, the counters as they are. What
- * counts failures is printed once there are some.
+ * In: the counters of each device. Out: for a disk, a network card and the balloon what they come
+ * to, with units; for any other device, and for what is not known by name, the counters as they
+ * are. What counts failures is printed once there are some.
  */
 #include "mgmt/local/stats-devices.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -14,6 +15,7 @@
 #include "mgmt/local/tree.h"
 
 #define LABEL_MAX 64
+#define BOUND_MAX 32
 
 static json_int_t number(const json_t *device, const char *key)
 {
@@ -130,6 +132,78 @@ static void balloon_print(const json_t *balloon)
 	statistics_print(json_object_get(balloon, "statistics"));
 }
 
+/* Bucket i ends at 2^i microseconds. */
+static const char *bucket_text(size_t i, char text[BOUND_MAX])
+{
+	uint64_t us = UINT64_C(1) << MIN(i, (size_t)62);
+
+	if (us < 1000)
+		snprintf(text, BOUND_MAX, "%llu us", (unsigned long long)us);
+	else if (us < 1000000)
+		snprintf(text, BOUND_MAX, "%.3g ms", (double)us / 1000);
+	else
+		snprintf(text, BOUND_MAX, "%.3g s", (double)us / 1000000);
+	return text;
+}
+
+/* The bucket that ends with `share` of a thousand of all. */
+static size_t bucket_of(const json_t *counts, json_int_t all, json_int_t share)
+{
+	json_int_t sum = 0;
+	size_t i = 0;
+
+	for (; i + 1 < json_array_size(counts); i++) {
+		sum += json_integer_value(json_array_get(counts, i));
+		if (sum >= all / 1000 * share + all % 1000 * share / 1000)
+			break;
+	}
+	return i;
+}
+
+static void latency_print(const json_t *counts)
+{
+	char median[BOUND_MAX], worst[BOUND_MAX];
+	json_int_t all = 0;
+
+	for (size_t i = 0; i < json_array_size(counts); i++) {
+		json_int_t n = json_integer_value(json_array_get(counts, i));
+
+		/* What is not a count, or adds up to none. */
+		if (n < 0 || __builtin_add_overflow(all, n, &all))
+			return;
+	}
+	if (all > 0)
+		printf("; half below %s, 99 %% below %s",
+		       bucket_text(bucket_of(counts, all, 500), median),
+		       bucket_text(bucket_of(counts, all, 990), worst));
+}
+
+static void operations_print(const json_t *disk, const char *label, const char *n_key,
+			     const char *bytes_key, const char *latency_key)
+{
+	char size[TEXT_SIZE_MAX];
+
+	label_print(label);
+	printf("%" JSON_INTEGER_FORMAT, number(disk, n_key));
+	if (bytes_key)
+		printf(", %s", text_size(MAX(number(disk, bytes_key), 0), size));
+	latency_print(json_object_get(disk, latency_key));
+	putchar('\n');
+}
+
+static void disk_print(const json_t *disk)
+{
+	static const char *const known[] = {"reads",   "read-bytes",    "read-latency",
+					    "writes",  "written-bytes", "write-latency",
+					    "flushes", "flush-latency", NULL};
+
+	putchar('\n');
+	operations_print(disk, "reads", "reads", "read-bytes", "read-latency");
+	operations_print(disk, "writes", "writes", "written-bytes", "write-latency");
+	operations_print(disk, "flushes", "flushes", NULL, "flush-latency");
+	others_print(disk, known);
+}
+
 static void device_print(const char *name, const json_t *device)
 {
 	char text[LABEL_MAX];
@@ -142,6 +216,9 @@ static void device_print(const char *name, const json_t *device)
 	} else if (json_object_get(device, "target") && json_object_get(device, "actual")) {
 		printf("  %-22s", text);
 		balloon_print(device);
+	} else if (json_object_get(device, "read-latency")) {
+		printf("  %s", text);
+		disk_print(device);
 	} else {
 		json_t *one = json_pack("{s:O}", name, device);
 

@@ -145,6 +145,11 @@ Test(adjust, stats_of_devices)
 	detach("d", "", NULL);
 	host_corral(&host, &said, "stats", "d", NULL);
 	assert_has(said.out, "  disk0\n    requests            5\n");
+	assert_has(said.out, "  disk1\n    reads               100, 400 KiB; half below 4 us, 99 % "
+			     "below 16 us\n");
+	assert_has(said.out, "    writes              3, 0 B; half below 1 us, 99 % below 1 us\n");
+	assert_has(said.out, "    flushes             0\n");
+	assert_has(said.out, "    set-aside           2\n");
 	assert_has(said.out, "  net0                  plugged in, guest at 192.0.2.?\n");
 	assert_has(said.out, "    to the guest        100 frames, 2 KiB, 2.5 a system call\n");
 	assert_has(said.out, "    tx-lost             7\n");

@@ -223,17 +223,28 @@ static json_t *fake_status(const struct fake *fake)
 			 "version", "fake");
 }
 
+static json_t *fake_disk_counters(void)
+{
+	return json_pack("{s:i, s:i, s:[i, i, i, i, i], s:i, s:i, s:[i], s:i, s:[s], s:i, s:i}",
+			 "reads", 100, "read-bytes", 409600, "read-latency", 0, 0, 60, 38, 2,
+			 "writes", 3, "written-bytes", 0, "write-latency", 3, "flushes", 0,
+			 "flush-latency", "\x1b", "errors", 0, "set-aside", 2);
+}
+
 static json_t *fake_counters(void)
 {
-	return json_pack("{s:{s:i, s:i}, s:{s:{s:i}, s:{s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:s}, "
-			 "s:{s:i, s:i, s:{s:i}}}, s:{s:I, s:I, s:I, s:I, s:I}}",
-			 "exits", "io", 3, "halt", 9, "devices", "disk0", "requests", 5, "net0",
-			 "rx-frames", 100, "rx-bytes", 2048, "rx-calls", 40, "rx-long", 0,
-			 "tx-lost", 7, "vhost", 0, "link", 1, "address", "192.0.2.\x1b", "balloon",
-			 "target", 1 << 20, "actual", 1 << 19, "statistics", "free", 3 << 20,
-			 "memory", "ksm-shared", (json_int_t)4096, "ksm-sharing", (json_int_t)8192,
-			 "ksm-profit", (json_int_t)-640, "private", (json_int_t)1048576, "guest",
-			 (json_int_t)536870912);
+	json_t *counters = json_pack(
+		"{s:{s:i, s:i}, s:{s:{s:i}, s:{s:i, s:i, s:i, s:i, s:i, s:b, s:b, s:s}, "
+		"s:{s:i, s:i, s:{s:i}}}, s:{s:I, s:I, s:I, s:I, s:I}}",
+		"exits", "io", 3, "halt", 9, "devices", "disk0", "requests", 5, "net0", "rx-frames",
+		100, "rx-bytes", 2048, "rx-calls", 40, "rx-long", 0, "tx-lost", 7, "vhost", 0,
+		"link", 1, "address", "192.0.2.\x1b", "balloon", "target", 1 << 20, "actual",
+		1 << 19, "statistics", "free", 3 << 20, "memory", "ksm-shared", (json_int_t)4096,
+		"ksm-sharing", (json_int_t)8192, "ksm-profit", (json_int_t)-640, "private",
+		(json_int_t)1048576, "guest", (json_int_t)536870912);
+
+	json_object_set_new(json_object_get(counters, "devices"), "disk1", fake_disk_counters());
+	return counters;
 }
 
 static void fake_press(struct fake *fake)
@@ -242,6 +253,23 @@ static void fake_press(struct fake *fake)
 		fake_end(fake, EXIT_POWER_OFF);
 	if (fake->pressed)
 		fake_end(fake, EXIT_QUIT);
+}
+
+/* Says what came, with which rights the files are open, and calls it disk3. */
+static json_t *fake_disk_add(struct fake *fake, const json_t *params, const int *fds, size_t n_fds)
+{
+	json_t *disk = json_object_get(params, "disk");
+	_cleanup_(freep) char *text = json_dumps(disk, JSON_COMPACT | JSON_SORT_KEYS);
+
+	fake_print(fake, "disk-add %s", text ? text : "");
+	for (size_t i = 0; i < n_fds; i++)
+		fake_print(fake, " %s%s",
+			   (fcntl(fds[i], F_GETFL) & O_ACCMODE) == O_RDWR ? "rw" : "r",
+			   fcntl(fds[i], F_GETFL) & O_DIRECT ? "d" : "");
+	fake_print(fake, "\n");
+	for (size_t i = 0; i < n_fds; i++)
+		fd_close(fds[i]);
+	return json_pack("{s:s, s:i}", "disk", "disk3\x1b", "slot", 11);
 }
 
 /* The result object, NULL for a method it refuses. */
@@ -259,6 +287,10 @@ static json_t *fake_method(struct fake *fake, const char *method, json_t *params
 	else if (!strcmp(method, "link"))
 		fake_print(fake, "%s %s\n", json_string_value(json_object_get(params, "device")),
 			   json_is_true(json_object_get(params, "up")) ? "plugged" : "unplugged");
+	else if (!strcmp(method, "disk-remove"))
+		fake_print(fake, "disk-remove %s %lld\n",
+			   json_string_value(json_object_get(params, "disk")),
+			   json_integer_value(json_object_get(params, "timeout-ms")));
 	else if (!strcmp(method, "pause"))
 		fake->state = VM_PAUSED;
 	else if (!strcmp(method, "resume"))
@@ -281,7 +313,7 @@ static json_t *fake_method(struct fake *fake, const char *method, json_t *params
 	return json_object();
 }
 
-static void fake_answer(struct fake *fake, int client, char *line, int fd)
+static void fake_answer(struct fake *fake, int client, char *line, const int *fds, size_t n_fds)
 {
 	json_t *request = json_loads(line, 0, NULL), *result, *answer;
 	const char *method = json_string_value(json_object_get(request, "method"));
@@ -290,7 +322,11 @@ static void fake_answer(struct fake *fake, int client, char *line, int fd)
 
 	if (!method || !id)
 		_exit(104);
-	result = fake_method(fake, method, json_object_get(request, "params"), fd);
+	if (!strcmp(method, "disk-add"))
+		result = fake_disk_add(fake, json_object_get(request, "params"), fds, n_fds);
+	else
+		result = fake_method(fake, method, json_object_get(request, "params"),
+				     n_fds ? fds[0] : -1);
 	answer = result ? json_pack("{s:O, s:o}", "id", id, "result", result)
 			: json_pack("{s:O, s:{s:s, s:s}}", "id", id, "error", "code", "ENOTSUP",
 				    "text", "the fake VMM cannot\x1b do that");
@@ -306,8 +342,9 @@ static void fake_client(struct fake *fake, uint32_t i)
 {
 	char line[4096];
 	size_t n_fds = 0;
-	int fd = -1;
-	ssize_t n = fd_receive(fake->clients[i], line, sizeof(line) - 1, &fd, 1, &n_fds);
+	int fds[4];
+	ssize_t n =
+		fd_receive(fake->clients[i], line, sizeof(line) - 1, fds, ARRAY_SIZE(fds), &n_fds);
 
 	if (n <= 0) {
 		fd_close(fake->clients[i]);
@@ -315,7 +352,7 @@ static void fake_client(struct fake *fake, uint32_t i)
 		return;
 	}
 	line[n] = '\0';
-	fake_answer(fake, fake->clients[i], line, n_fds ? fd : -1);
+	fake_answer(fake, fake->clients[i], line, fds, n_fds);
 }
 
 static void fake_console(struct fake *fake)

@@ -57,9 +57,9 @@ static int no_msi_set(struct irq_host *host, uint32_t vector, uint64_t address, 
 	(void)host, (void)vector, (void)address, (void)data, (void)masked;
 	return 0;
 }
-static int no_kick(struct kick_host *host, gpa_t gpa, int fd)
+static int no_kick(struct kick_host *host, enum device_space space, gpa_t at, int fd)
 {
-	(void)host, (void)gpa, (void)fd;
+	(void)host, (void)space, (void)at, (void)fd;
 	return 0;
 }
 static const struct irq_ops irq_ops = {no_line, eventfd_msi, no_msi_free, no_msi_set};
@@ -225,7 +225,9 @@ int main(int argc, char **argv)
 	uint32_t depth = argc > 3 ? strtoul(argv[3], NULL, 0) : 32;
 	uint32_t size = argc > 4 ? strtoul(argv[4], NULL, 0) : 4096;
 	struct loop_options options = {.name = "bench", .depth = 512};
-	struct block_image image;
+	const struct block_open as_raw = {.format = "raw", .name = argv[1], .readonly = true};
+	struct blk_options disk = {.name = "disk0", .n_queues = 1, .n_loops = 1};
+	struct block_image *image = NULL;
 	struct error err = ERROR_NULL;
 	struct loop_counters counters;
 	struct loop *loop = NULL;
@@ -242,12 +244,13 @@ int main(int argc, char **argv)
 	fd = open(argv[1], O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		die("open the file", -errno);
-	if (block_open_raw(&image, fd, true, argv[1], &err) < 0 ||
-	    loop_new(&loop, &options, &err) < 0)
+	if (block_open(&image, fd, &as_raw, &err) < 0 || loop_new(&loop, &options, &err) < 0)
 		die(err.text, err.code);
-	driver_init(&driver, size, image.size);
+	driver_init(&driver, size, image->size);
+	disk.image = image;
+	disk.loops = &loop;
 	if (pci_root_init(&root, &layout, &io, &mmio, &irqs, &kicks, &err) < 0 ||
-	    blk_init(&blk, &root, 8, "disk0", &driver.memory, &image, NULL, 1, &loop, 1, &err) < 0)
+	    blk_init(&blk, &root, 8, &driver.memory, &disk, &err) < 0)
 		die(err.text, err.code);
 	if (loop_enable(loop) < 0)
 		die("enable the loop", -EIO);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/fs.h>
 #include <linux/if_tun.h>
 #include <linux/io_uring.h>
 #include <linux/kvm.h>
@@ -51,6 +52,7 @@ static const struct {
 	uint64_t value;
 } constants[] = {
 	CONSTANT(AT_EMPTY_PATH),
+	CONSTANT(BLKSSZGET),
 	CONSTANT(F_GETFL),
 	CONSTANT(F_OFD_GETLK),
 	CONSTANT(F_OFD_SETLK),

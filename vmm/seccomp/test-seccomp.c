@@ -64,11 +64,13 @@ Test(seccomp, lists_are_short)
 	cr_expect_leq(seccomp_lists[SANDBOX_VCPU].n_own_calls, 20u);
 	cr_expect_leq(seccomp_lists[SANDBOX_IO].n_own_calls, 25u);
 	cr_expect_leq(seccomp_lists[SANDBOX_WORKER].n_own_calls, 25u);
+	cr_expect_leq(seccomp_lists[SANDBOX_DISK].n_own_calls, 35u);
 	cr_expect_leq(seccomp_lists[SANDBOX_MAIN].n_own_calls, 45u);
 	cr_expect_str_eq(seccomp_lists[SANDBOX_MAIN].kind, "main");
 	cr_expect_str_eq(seccomp_lists[SANDBOX_VCPU].kind, "vcpu");
 	cr_expect_str_eq(seccomp_lists[SANDBOX_IO].kind, "io");
 	cr_expect_str_eq(seccomp_lists[SANDBOX_WORKER].kind, "worker");
+	cr_expect_str_eq(seccomp_lists[SANDBOX_DISK].kind, "disk");
 }
 
 Test(seccomp, listed_calls_pass)

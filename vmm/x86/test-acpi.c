@@ -14,16 +14,22 @@
 
 /* The board's devices, as far as they describe themselves. */
 static const struct device_ops ops[] = {
-	{.describe = serial_describe}, {.describe = rtc_describe}, {.describe = pvpanic_describe},
-	{.describe = power_describe},  {.describe = ged_describe}, {0},
+	{.describe = serial_describe},
+	{.describe = rtc_describe},
+	{.describe = pvpanic_describe},
+	{.describe = power_describe},
+	{.describe = ged_describe},
+	{.describe = pci_hotplug_describe},
+	{0},
 };
 static const struct device_ops generation_ops = {.describe = generation_describe};
 static struct device simple[] = {{.ops = &ops[0]}, {.ops = &ops[1]}, {.ops = &ops[2]},
-				 {.ops = &ops[3]}, {.ops = &ops[4]}, {.ops = &ops[5]}};
+				 {.ops = &ops[3]}, {.ops = &ops[4]}, {.ops = &ops[5]},
+				 {.ops = &ops[6]}};
 static struct generation generation = {.device = {.ops = &generation_ops},
 				       .gpa = LAYOUT_GENERATION};
-static struct device *const devices[] = {&simple[0], &simple[1], &simple[2],        &simple[3],
-					 &simple[4], &simple[5], &generation.device};
+static struct device *const devices[] = {&simple[0], &simple[1], &simple[2], &simple[3],
+					 &simple[4], &simple[5], &simple[6], &generation.device};
 
 #define BOARD(cpus, memory)                                                        \
 	{                                                                          \
@@ -299,6 +305,73 @@ Test(acpi, events_notify_their_devices)
 	notifies(GED_POWER_BUTTON, true, false);
 	notifies(GED_GENERATION, false, true);
 	notifies(0xff, true, true);
+}
+
+/* Every slot has its number, its place and its way out, as iasl reads it. */
+Test(acpi, each_slot_can_be_plugged)
+{
+	static const struct dsdt_board small = BOARD(1, 128);
+	const char *text, *at;
+
+	need("iasl");
+	encode(&small);
+	text = shell("iasl -d DSDT.dat >/dev/null; tr -s ' \n' ' ' <DSDT.dsl");
+	at = strstr(text, "Scope (\\_SB.PCI0)");
+	cr_assert(at, "%s", text);
+	for (uint32_t slot = 1; slot < 32; slot++) {
+		char words[256], number[8], address[16], bit[16];
+
+		snprintf(number, sizeof(number), slot == 1 ? "One" : "0x%02X", slot);
+		snprintf(address, sizeof(address), "0x%08X", slot << 16);
+		snprintf(bit, sizeof(bit),
+			 slot < 8    ? "0x%02X"
+			 : slot < 16 ? "0x%04X"
+				     : "0x%08X",
+			 1u << slot);
+		snprintf(words, sizeof(words),
+			 "Device (S%02X) { Name (_SUN, %s) // _SUN: Slot User Number "
+			 "Name (_ADR, %s) // _ADR: Address "
+			 "Method (_EJ0, 1, Serialized) // _EJx: Eject Device, x=0-9 "
+			 "{ \\_SB.PHPR.EJCT = %s } }",
+			 slot, number, address, bit);
+		at = strstr(at, words);
+		cr_assert(at, "no %s in %s", words, text);
+	}
+}
+
+/* How many notifications of a slot there are in what acpiexec says, by their value. */
+static uint32_t count(const char *output, const char *words)
+{
+	uint32_t n = 0;
+
+	for (const char *at = output; (at = strstr(at, words)); at++)
+		n++;
+	return n;
+}
+
+/* Each port reads as the same byte, so both registers have the same bits. */
+Test(acpi, hot_plug_notifies_its_slots)
+{
+	const char *output;
+
+	encode(&board);
+	output = evaluate_with("evaluate \\_SB.PHPR.SCAN", 0);
+	cr_assert_eq(count(output, "[S"), 0, "%s", output);
+	clean(output);
+	/* Bits 1, 9, 17 and 25. */
+	output = evaluate_with("evaluate \\_SB.PHPR.SCAN", 2);
+	cr_assert_eq(count(output, "[S01_]"), 2, "%s", output);
+	cr_assert_eq(count(output, "[S09_]"), 2, "%s", output);
+	cr_assert_eq(count(output, "[S11_]"), 2, "%s", output);
+	cr_assert_eq(count(output, "[S19_]"), 2, "%s", output);
+	cr_assert_eq(count(output, "[S"), 8, "%s", output);
+	clean(output);
+	/* By way of the event device. */
+	output = evaluate_with("evaluate \\_SB.GED0._EVT 9", GED_PCI_HOTPLUG);
+	cr_assert_eq(count(output, "[S"), 8, "%s", output);
+	cr_assert(strstr(output, "[S1B_]"), "%s", output);
+	cr_assert_not(strstr(output, "AE_"), "%s", output);
+	clean(output);
 }
 
 Test(acpi, tables_depend_on_nothing_else)
