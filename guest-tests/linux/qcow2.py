@@ -17,7 +17,7 @@ GROWN = 96 * MIB
 STORE = 12 * MIB
 FIO_LIMIT = 300
 FIO = ("fio --name=verify --filename=/dev/vdb --ioengine=libaio --direct=1 --iodepth=16 "
-       "--verify=crc32c --verify_fatal=1 --output=/tmp/fio")
+       "--eta=never --verify=crc32c --verify_fatal=1 --output=/tmp/fio")
 
 
 def tool(files, *words):
@@ -55,7 +55,7 @@ def template(files, directory):
     base, overlay = (os.path.join(directory, name) for name in ("base.qcow2", "top.qcow2"))
     raw = files.new("template.raw", os.urandom(4 * MIB) + bytes(SIZE - 4 * MIB))
     tool(files, "convert", raw, base, "--from", "raw", "--to", "qcow2")
-    tool(files, "clone", base, overlay, "--from", "qcow2")
+    tool(files, "clone", base, overlay, "--format", "qcow2")
     return base, overlay
 
 

@@ -40,6 +40,7 @@ class Files:
         self.directory = tempfile.mkdtemp(prefix="corral-linux.")
         os.chmod(self.directory, 0o755)
         # The tree may lie in a home that an ordinary user cannot enter.
+        shutil.copy(os.path.join(os.path.dirname(self.corral), "corral-disk"), self.directory)
         self.corral = shutil.copy(self.corral, os.path.join(self.directory, "corral"))
         self.vmm = shutil.copy(self.vmm, os.path.join(self.directory, "corral-vmm"))
         for user in (None, NOBODY):
