@@ -350,9 +350,10 @@ Test(sandbox, costs_less_than_two_milliseconds)
 	}
 	qsort(with, COST_RUNS, sizeof(with[0]), by_size);
 	qsort(without, COST_RUNS, sizeof(without[0]), by_size);
-	uint64_t child = without[COST_RUNS / 2];
-	cr_expect_leq(with[COST_RUNS / 2] - child, MAX((uint64_t)COST_LIMIT, COST_CHILDREN * child),
+	/* The fastest of each: what else the machine does can only add. */
+	uint64_t child = without[0];
+	cr_expect_leq(with[0] - child, MAX((uint64_t)COST_LIMIT, COST_CHILDREN * child),
 		      "%llu us for the seals, an empty process %llu us",
-		      (unsigned long long)(with[COST_RUNS / 2] - child), (unsigned long long)child);
+		      (unsigned long long)(with[0] - child), (unsigned long long)child);
 	close(empty);
 }
